@@ -15,9 +15,6 @@ type Secret = secret.Bytes
 // Size is the length of a DKEK, of a partial and of a dealer's secret in bytes.
 const Size = 32
 
-// MaxHolders is the most holders of one sharing.
-const MaxHolders = 15
-
 // ClusterID names a cluster: 16 random bytes, shown as 32 hexadecimal digits.
 type ClusterID [16]byte
 

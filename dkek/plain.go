@@ -1,0 +1,278 @@
+package dkek
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/keycustodian/keycustodian/internal/secret"
+)
+
+// PlainShare is one of n shares of a whole DKEK for people to keep, of which t
+// reconstruct it. It has nothing to do with a cluster's sharing, and a cluster's
+// share is not one. Wipe it after use.
+type PlainShare struct {
+	hidden
+	set       SetID
+	threshold int
+	kcv       KCV
+	point     *Secret // y (32) || x (1)
+}
+
+// SetID tells the shares of one [Split] from those of any other.
+type SetID [8]byte
+
+func (id SetID) String() string { return hex.EncodeToString(id[:]) }
+
+// The binary form: magic (8) || set (8) || threshold (1) || KCV (8) || x (1) ||
+// y (32) || first 8 bytes of SHA-256 of all before them. The text form is
+// plainPrefix and its base32 without padding, in groups of five.
+const (
+	plainMagic    = "KCPLAIN1"
+	plainSumSize  = 8
+	plainBody     = len(plainMagic) + len(SetID{}) + 1 + len(KCV{}) + 1 + Size
+	plainSize     = plainBody + plainSumSize
+	plainPrefix   = "KCPLAIN-"
+	plainMaxText  = 512
+	plainGroup    = 5
+	plainXAt      = plainBody - Size - 1
+	plainSharesOp = "reconstruct"
+)
+
+// Split makes n shares of a DKEK with threshold t: n from 2 to 255, t from 2 to
+// n; zero means [DefaultShares] and [DefaultThreshold].
+func Split(s *Secret, n, t int) ([]*PlainShare, error) {
+	if n == 0 {
+		n = DefaultShares
+	}
+	if t == 0 {
+		t = DefaultThreshold
+	}
+	if n > maxPlainShares || t < 2 || t > n {
+		return nil, fmt.Errorf("dkek: split: %d shares with threshold %d: wants 2 <= threshold <= shares <= %d", n, t, maxPlainShares)
+	}
+	if s.Len() != Size {
+		return nil, &ShareError{Op: "split", Reason: BadLength, Detail: "a DKEK has 32 bytes"}
+	}
+	points, err := split(s, n, t)
+	if err != nil {
+		return nil, err
+	}
+	var set SetID
+	rand.Read(set[:])
+	kcv := KCVOf(s)
+	shares := make([]*PlainShare, n)
+	for i := range shares {
+		shares[i] = &PlainShare{set: set, threshold: t, kcv: kcv, point: points[i]}
+	}
+	return shares, nil
+}
+
+// Reconstruct combines the shares of one set, t or more of them, and checks the
+// result against the check value that each carries. The caller wipes it.
+func Reconstruct(shares []*PlainShare) (*Secret, error) {
+	fail := func(share *PlainShare, reason Reason) (*Secret, error) {
+		return nil, &ShareError{Op: plainSharesOp, Reason: reason, Detail: share.name()}
+	}
+	if len(shares) == 0 {
+		return nil, &ShareError{Op: plainSharesOp, Reason: TooFew, Detail: "none"}
+	}
+	first := shares[0]
+	var x []byte
+	for _, share := range shares {
+		switch {
+		case share.point.Len() != Size+1:
+			return fail(share, Wiped)
+		case share.set != first.set || share.threshold != first.threshold || share.kcv != first.kcv:
+			return fail(share, WrongSharing)
+		case share.X() == 0:
+			return fail(share, ZeroX)
+		case bytes.IndexByte(x, share.X()) >= 0:
+			return fail(share, Duplicate)
+		}
+		x = append(x, share.X())
+	}
+	if len(shares) < first.threshold {
+		return nil, tooFew(plainSharesOp, len(shares), first.threshold)
+	}
+	sum := secret.New(Size)
+	for i, share := range shares {
+		c := coefficient(x, i)
+		share.point.With(func(p []byte) {
+			sum.With(func(q []byte) { addScaled(q, p[:Size], c) })
+		})
+	}
+	if KCVOf(sum) != first.kcv {
+		sum.Wipe()
+		return nil, &ShareError{Op: plainSharesOp, Reason: WrongKCV, Detail: "set " + first.set.String()}
+	}
+	return sum, nil
+}
+
+// Set, Threshold and KCV are the same in all shares of one set.
+func (s *PlainShare) Set() SetID     { return s.set }
+func (s *PlainShare) Threshold() int { return s.threshold }
+func (s *PlainShare) KCV() KCV       { return s.kcv }
+
+// X is the share's number in its set, 1 to 255; 0 after Wipe.
+func (s *PlainShare) X() byte {
+	var x byte
+	s.point.With(func(p []byte) {
+		if len(p) == Size+1 {
+			x = p[Size]
+		}
+	})
+	return x
+}
+
+func (s *PlainShare) name() string { return fmt.Sprintf("share %d of set %v", s.X(), s.set) }
+
+// Wipe forgets the share.
+func (s *PlainShare) Wipe() { s.point.Wipe() }
+
+// Binary returns the share's 66 bytes for a file.
+func (s *PlainShare) Binary() (*Secret, error) {
+	if s.point.Len() != Size+1 {
+		return nil, &ShareError{Op: "write plain share", Reason: Wiped}
+	}
+	out := secret.New(plainSize)
+	out.With(func(q []byte) {
+		b := append(q[:0], plainMagic...)
+		b = append(b, s.set[:]...)
+		b = append(b, byte(s.threshold))
+		b = append(b, s.kcv[:]...)
+		s.point.With(func(p []byte) {
+			b = append(b, p[Size])
+			b = append(b, p[:Size]...)
+		})
+		sum := sha256.Sum256(b)
+		copy(q[plainBody:], sum[:])
+	})
+	return out, nil
+}
+
+// Text returns the share as letters, digits and dashes, for paper.
+func (s *PlainShare) Text() (*Secret, error) {
+	binary, err := s.Binary()
+	if err != nil {
+		return nil, err
+	}
+	defer binary.Wipe()
+	var text *Secret
+	binary.With(func(p []byte) {
+		letters := make([]byte, base32.StdEncoding.WithPadding(base32.NoPadding).EncodedLen(plainSize))
+		base32.StdEncoding.WithPadding(base32.NoPadding).Encode(letters, p)
+		out := make([]byte, 0, 2*len(letters))
+		out = append(out, plainPrefix...)
+		for i, letter := range letters {
+			if i > 0 && i%plainGroup == 0 {
+				out = append(out, '-')
+			}
+			out = append(out, letter)
+		}
+		secret.Wipe(letters)
+		text = secret.Take(out)
+	})
+	return text, nil
+}
+
+// ParsePlainShare reads either form; in text, case, spaces, line ends and dashes
+// do not matter.
+func ParsePlainShare(data *Secret) (*PlainShare, error) {
+	var share *PlainShare
+	reason := BadFormat
+	data.With(func(p []byte) {
+		binary := p
+		switch {
+		case bytes.HasPrefix(p, []byte(fileMagic)):
+			reason = WrongKind
+			return
+		case !bytes.HasPrefix(p, []byte(plainMagic)):
+			binary = make([]byte, plainSize)
+			defer secret.Wipe(binary)
+			if reason = plainText(binary, p); reason != "" {
+				return
+			}
+		}
+		share, reason = parsePlain(binary)
+	})
+	if reason != "" {
+		return nil, &ShareError{Op: "read plain share", Reason: reason}
+	}
+	return share, nil
+}
+
+// plainText decodes the text form into plainSize bytes.
+func plainText(binary, text []byte) Reason {
+	if len(text) > plainMaxText {
+		return BadLength
+	}
+	letters := make([]byte, 0, plainMaxText)
+	defer secret.Wipe(letters[:plainMaxText])
+	for _, c := range text {
+		switch {
+		case 'a' <= c && c <= 'z':
+			letters = append(letters, c-'a'+'A')
+		case c == '-' || c == ' ' || c == '\n' || c == '\r' || c == '\t':
+		default:
+			letters = append(letters, c)
+		}
+	}
+	prefix := bytes.TrimSuffix([]byte(plainPrefix), []byte("-"))
+	rest, found := bytes.CutPrefix(letters, prefix)
+	if !found {
+		return BadFormat
+	}
+	encoding := base32.StdEncoding.WithPadding(base32.NoPadding)
+	switch want := encoding.EncodedLen(plainSize); {
+	case len(rest) < want:
+		return Truncated
+	case len(rest) > want:
+		return BadLength
+	}
+	if _, err := encoding.Decode(binary, rest); err != nil {
+		return Damaged
+	}
+	// The last letter has spare bits: only one letter is right.
+	again := make([]byte, len(rest))
+	defer secret.Wipe(again)
+	if encoding.Encode(again, binary); !bytes.Equal(again, rest) {
+		return Damaged
+	}
+	return ""
+}
+
+// parsePlain reads the binary form.
+func parsePlain(binary []byte) (*PlainShare, Reason) {
+	switch {
+	case len(binary) < plainSize:
+		return nil, Truncated
+	case len(binary) > plainSize:
+		return nil, BadLength
+	}
+	if sum := sha256.Sum256(binary[:plainBody]); !bytes.Equal(sum[:plainSumSize], binary[plainBody:]) {
+		return nil, Damaged
+	}
+	body, found := bytes.CutPrefix(binary, []byte(plainMagic))
+	if !found {
+		return nil, BadFormat
+	}
+	share := &PlainShare{threshold: int(body[len(SetID{})])}
+	copy(share.set[:], body)
+	copy(share.kcv[:], body[len(SetID{})+1:])
+	if share.threshold < 2 {
+		return nil, BadFormat
+	}
+	if binary[plainXAt] == 0 {
+		return nil, ZeroX
+	}
+	share.point = secret.New(Size + 1)
+	share.point.With(func(q []byte) {
+		copy(q, binary[plainXAt+1:plainBody])
+		q[Size] = binary[plainXAt]
+	})
+	return share, ""
+}
