@@ -1,0 +1,298 @@
+package soft
+
+import (
+	"context"
+
+	"github.com/keycustodian/keycustodian/hsm"
+	"github.com/keycustodian/keycustodian/hsm/keyblob"
+	"github.com/keycustodian/keycustodian/internal/secret"
+)
+
+// persist makes s the state, durably. Callers hold changing. After an *hsm.Error
+// nothing has changed.
+func (d *Device) persist(op string, s state) error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return d.fail(op, hsm.ErrGone, "")
+	}
+	record := s.encode()
+	_, err := d.log.append(record)
+	secret.Wipe(record)
+	if err == nil {
+		err = d.takeState(s)
+	}
+	if err == nil {
+		d.compact()
+	}
+	d.mu.Unlock()
+	if err != nil {
+		return d.fail(op, hsm.ErrStorage, err.Error())
+	}
+	return d.sync(context.Background(), op)
+}
+
+// present says what state a PIN operation starts from. Callers hold changing.
+func (d *Device) present(ctx context.Context, op string) (state, error) {
+	if err := ctx.Err(); err != nil {
+		return state{}, err
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	switch {
+	case d.closed:
+		return state{}, d.fail(op, hsm.ErrGone, "")
+	case !d.state.initialised:
+		return state{}, d.fail(op, hsm.ErrNotInitialised, "")
+	}
+	return d.state, nil
+}
+
+func (d *Device) setLoggedIn(in bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.loggedIn = in
+}
+
+// spendTry counts a try of the user PIN before it is compared, so that a kill
+// in between cannot give a try back, and returns the state with it spent.
+func (d *Device) spendTry(op string, s state, pin *secret.Bytes) (state, error) {
+	if s.left == 0 {
+		return s, d.fail(op, hsm.ErrPINBlocked, "")
+	}
+	if !goodPIN(pin) {
+		return s, d.fail(op, hsm.ErrBadPINFormat, "")
+	}
+	s.left--
+	if err := d.persist(op, s); err != nil {
+		return s, d.fail(op, hsm.ErrStorage, "the try could not be stored, so the PIN was not compared: "+err.Error())
+	}
+	if !s.isPIN(pin) {
+		d.setLoggedIn(false)
+		return s, d.fail(op, &hsm.PINError{Left: s.left}, "")
+	}
+	return s, nil
+}
+
+// spendSOTry does the same for the SO-PIN, of which a right one gives no try
+// back: there are 15 wrong ones in the life of a device.
+func (d *Device) spendSOTry(op string, s state, soPIN *secret.Bytes) (state, error) {
+	if s.soLeft == 0 {
+		return s, d.fail(op, hsm.ErrPINBlocked, "the SO-PIN itself: this device cannot be initialised or unblocked any more; replace it")
+	}
+	bytes := soBytes(soPIN)
+	if bytes == nil {
+		return s, d.fail(op, hsm.ErrBadPINFormat, "")
+	}
+	defer bytes.Wipe()
+	spent := s
+	spent.soLeft--
+	if err := d.persist(op, spent); err != nil {
+		return s, d.fail(op, hsm.ErrStorage, "the try could not be stored, so the SO-PIN was not compared: "+err.Error())
+	}
+	if !s.isSOPIN(bytes) {
+		return spent, d.fail(op, &hsm.PINError{SO: true, Left: spent.soLeft}, "")
+	}
+	return s, nil // what the caller stores next has the try again
+}
+
+// Login compares the user PIN, at the cost of a try until it was right.
+func (d *Device) Login(ctx context.Context, pin *hsm.Secret) error {
+	const op = "login"
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	s, err := d.present(ctx, op)
+	if err != nil {
+		return err
+	}
+	if s, err = d.spendTry(op, s, pin); err != nil {
+		return err
+	}
+	s.left = s.tries
+	if err := d.persist(op, s); err != nil {
+		return d.fail(op, hsm.ErrStorage, err.Error())
+	}
+	d.setLoggedIn(true)
+	return nil
+}
+
+// Tries says how many wrong PINs are left.
+func (d *Device) Tries(ctx context.Context) (hsm.PINTries, error) {
+	if err := ctx.Err(); err != nil {
+		return hsm.PINTries{}, err
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.closed {
+		return hsm.PINTries{}, d.fail("tries", hsm.ErrGone, "")
+	}
+	return hsm.PINTries{User: d.state.left, SO: d.state.soLeft, UserMax: d.state.tries, SOMax: soTries}, nil
+}
+
+// ChangePIN replaces the user PIN; a wrong old one costs a try. The login stays.
+func (d *Device) ChangePIN(ctx context.Context, old, new *hsm.Secret) error {
+	const op = "change PIN"
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	s, err := d.present(ctx, op)
+	if err != nil {
+		return err
+	}
+	if !goodPIN(new) {
+		return d.fail(op, hsm.ErrBadPINFormat, "the new PIN")
+	}
+	if s, err = d.spendTry(op, s, old); err != nil {
+		return err
+	}
+	s.pin, s.left = s.check('U', new), s.tries
+	return d.persist(op, s)
+}
+
+// UnblockPIN sets a new user PIN with full tries, and logs out.
+func (d *Device) UnblockPIN(ctx context.Context, soPIN, new *hsm.Secret) error {
+	const op = "unblock PIN"
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	s, err := d.present(ctx, op)
+	if err != nil {
+		return err
+	}
+	if !goodPIN(new) {
+		return d.fail(op, hsm.ErrBadPINFormat, "the new PIN")
+	}
+	if s, err = d.spendSOTry(op, s, soPIN); err != nil {
+		return err
+	}
+	s.pin, s.left = s.check('U', new), s.tries
+	if err := d.persist(op, s); err != nil {
+		return err
+	}
+	d.setLoggedIn(false)
+	return nil
+}
+
+// Initialise wipes the device and prepares it for shares. Old keys are not in
+// the new file, which takes the old one's place in one step.
+func (d *Device) Initialise(ctx context.Context, options hsm.InitOptions) error {
+	const op = "initialise"
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := d.checkInit(op, options); err != nil {
+		return err
+	}
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	d.mu.RLock()
+	s, closed := d.state, d.closed
+	d.mu.RUnlock()
+	if closed {
+		return d.fail(op, hsm.ErrGone, "")
+	}
+	if s.initialised {
+		var err error
+		if s, err = d.spendSOTry(op, s, options.SOPIN); err != nil {
+			return err
+		}
+	}
+	soPIN := soBytes(options.SOPIN)
+	defer soPIN.Wipe()
+	fresh := newState(s.serial)
+	fresh.label, fresh.initialised, fresh.soLeft = options.Label, true, s.soLeft
+	fresh.shares, fresh.missing = options.Shares, options.Shares
+	if fresh.tries = options.Tries; fresh.tries == 0 {
+		fresh.tries = defaultTries
+	}
+	fresh.left = fresh.tries
+	fresh.setPINs(options.PIN, soPIN)
+	return d.begin(op, fresh)
+}
+
+// begin starts a new life of the device from this state.
+func (d *Device) begin(op string, fresh state) error {
+	d.mu.Lock()
+	err := d.rewrite(fresh, nil)
+	if err == nil {
+		err = d.takeState(fresh)
+	}
+	if err == nil {
+		d.life++
+		d.loggedIn, d.used = false, 0
+		d.entries, d.cache = map[hsm.Slot]*entry{}, &cache{}
+	}
+	d.mu.Unlock()
+	if err != nil {
+		return d.fail(op, hsm.ErrStorage, err.Error())
+	}
+	return d.sync(context.Background(), op)
+}
+
+func (d *Device) checkInit(op string, o hsm.InitOptions) error {
+	switch {
+	case o.Shares < 1 || o.Shares > maxShares:
+		return d.fail(op, hsm.ErrBadInput, "a DKEK has 1 to 255 shares: without them no key could ever leave the device")
+	case o.Tries < 0 || o.Tries > maxTries:
+		return d.fail(op, hsm.ErrBadInput, "PIN tries are 1 to 10")
+	case len(o.Label) > maxInitLabel:
+		return d.fail(op, hsm.ErrBadInput, "a label has up to 32 bytes")
+	case !goodPIN(o.PIN):
+		return d.fail(op, hsm.ErrBadPINFormat, "")
+	}
+	soPIN := soBytes(o.SOPIN)
+	if soPIN == nil {
+		return d.fail(op, hsm.ErrBadPINFormat, "")
+	}
+	soPIN.Wipe()
+	return nil
+}
+
+// ImportShare XORs a share into the DKEK.
+func (d *Device) ImportShare(ctx context.Context, share *hsm.Secret) (hsm.DKEKStatus, error) {
+	const op = "import share"
+	if err := ctx.Err(); err != nil {
+		return hsm.DKEKStatus{}, err
+	}
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	d.mu.RLock()
+	err, s := d.ready(op), d.state
+	d.mu.RUnlock()
+	switch {
+	case err != nil:
+		return hsm.DKEKStatus{}, err
+	case share.Len() != hsm.ShareSize:
+		return hsm.DKEKStatus{}, d.fail(op, hsm.ErrBadInput, "a share has 32 bytes")
+	case s.missing == 0:
+		return hsm.DKEKStatus{}, d.fail(op, hsm.ErrTooManyShares, "")
+	}
+	s.dkek = s.withShare(share)
+	s.missing--
+	if err := d.persist(op, s); err != nil {
+		return hsm.DKEKStatus{}, err
+	}
+	return s.dkekStatus(), nil
+}
+
+// DKEK says how many shares are in, and the KCV once all are.
+func (d *Device) DKEK(ctx context.Context) (hsm.DKEKStatus, error) {
+	if err := ctx.Err(); err != nil {
+		return hsm.DKEKStatus{}, err
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if err := d.ready("DKEK"); err != nil {
+		return hsm.DKEKStatus{}, err
+	}
+	return d.state.dkekStatus(), nil
+}
+
+func (s state) dkekStatus() hsm.DKEKStatus {
+	status := hsm.DKEKStatus{Shares: s.shares, Missing: s.missing}
+	if s.missing == 0 {
+		if keys, err := keyblob.NewKeys(s.dkek); err == nil {
+			status.KCV = keys.KCV()
+			keys.Wipe()
+		}
+	}
+	return status
+}
