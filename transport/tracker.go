@@ -1,0 +1,145 @@
+package transport
+
+import (
+	"net"
+	"sync"
+)
+
+// tracker knows every open connection of a server, in both directions, and
+// whose it is once its handshake is done, so that Cut and Close find them all.
+type tracker struct {
+	mu      sync.Mutex
+	closed  bool
+	conns   map[*tracked]struct{}
+	owned   map[Fingerprint]map[*tracked]struct{}
+	counts  map[class]int
+	sources map[string]int // strangers' connections by host
+}
+
+// class is whose share of the connection limits a connection uses.
+type class int
+
+const (
+	unknown  class = iota // handshake not done: the budget's business
+	stranger              // the API or join, by a key nobody registered or none
+	client                // the API, by a registered key
+	member
+)
+
+func newTracker() *tracker {
+	return &tracker{
+		conns:   map[*tracked]struct{}{},
+		owned:   map[Fingerprint]map[*tracked]struct{}{},
+		counts:  map[class]int{},
+		sources: map[string]int{},
+	}
+}
+
+// tracked is the connection below TLS. Closing it is immediate; closing the
+// TLS connection above it says goodbye first and closes it too.
+type tracked struct {
+	net.Conn
+	tracker *tracker
+	owner   Fingerprint // valid where class is not unknown
+	class   class
+	once    sync.Once
+	err     error
+}
+
+// add takes a new connection in; false, and conn is closed, after closeAll.
+func (t *tracker) add(conn net.Conn) (*tracked, bool) {
+	c := &tracked{Conn: conn, tracker: t}
+	t.mu.Lock()
+	closed := t.closed
+	if !closed {
+		t.conns[c] = struct{}{}
+	}
+	t.mu.Unlock()
+	if closed {
+		conn.Close()
+		return nil, false
+	}
+	return c, true
+}
+
+// own records whose connection c is; false where that owner has too many.
+func (t *tracker) own(c *tracked, owner Fingerprint, kind class) bool {
+	source := hostOf(c.RemoteAddr())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, open := t.conns[c]; !open {
+		return false
+	}
+	switch {
+	case kind == stranger && (t.counts[stranger] >= maxStrangerConnections || t.sources[source] >= maxStrangerConnectionsPerSource),
+		kind == client && t.counts[client] >= maxClientConnections,
+		kind != stranger && len(t.owned[owner]) >= maxConnectionsPerPeer:
+		return false
+	}
+	c.owner, c.class = owner, kind
+	t.counts[kind]++
+	if kind == stranger {
+		t.sources[source]++
+	}
+	if t.owned[owner] == nil {
+		t.owned[owner] = map[*tracked]struct{}{}
+	}
+	t.owned[owner][c] = struct{}{}
+	return true
+}
+
+func (t *tracker) remove(c *tracked) {
+	source := hostOf(c.RemoteAddr())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.conns, c)
+	if c.class == unknown {
+		return
+	}
+	t.counts[c.class]--
+	if c.class == stranger {
+		if t.sources[source]--; t.sources[source] == 0 {
+			delete(t.sources, source)
+		}
+	}
+	delete(t.owned[c.owner], c)
+	if len(t.owned[c.owner]) == 0 {
+		delete(t.owned, c.owner)
+	}
+}
+
+// cut closes every connection of one owner.
+func (t *tracker) cut(owner Fingerprint) int {
+	t.mu.Lock()
+	var cut []*tracked
+	for c := range t.owned[owner] {
+		cut = append(cut, c)
+	}
+	t.mu.Unlock()
+	for _, c := range cut {
+		c.Close()
+	}
+	return len(cut)
+}
+
+// closeAll closes everything, and whatever is added later.
+func (t *tracker) closeAll() {
+	t.mu.Lock()
+	t.closed = true
+	var all []*tracked
+	for c := range t.conns {
+		all = append(all, c)
+	}
+	t.mu.Unlock()
+	for _, c := range all {
+		c.Close()
+	}
+}
+
+func (c *tracked) Close() error {
+	c.once.Do(func() {
+		c.err = c.Conn.Close()
+		c.tracker.remove(c)
+	})
+	return c.err
+}
