@@ -98,6 +98,13 @@ type MemberRemoveRequest struct {
 	Node string `json:"node"`
 }
 
+// MemberLeaveRequest makes the node that is asked leave.
+type MemberLeaveRequest struct {
+	// Node is the ID of the node that is asked; another one refuses with
+	// bad_request, so that a request gone astray does no harm.
+	Node string `json:"node"`
+}
+
 // Token is a join token as the cluster knows it: never its secret.
 type Token struct {
 	// Fingerprint of the token's public key.

@@ -57,7 +57,7 @@ func clusterRoutes() []Route {
 			Doc: "The members."},
 		{Name: MemberRemove, Method: post, Path: "/v1/members/remove", Who: operators(), Request: MemberRemoveRequest{}, Response: Ack{}, Changes: true,
 			Doc: "Removes a member and cuts its connections. Refused where fewer holders than the threshold would remain."},
-		{Name: MemberLeave, Method: post, Path: "/v1/members/leave", Who: operators(), Response: Ack{}, Changes: true,
+		{Name: MemberLeave, Method: post, Path: "/v1/members/leave", Who: operators(), Request: MemberLeaveRequest{}, Response: Ack{}, Changes: true,
 			Doc: "Makes the node that is asked leave the cluster, by the same rules as a removal."},
 		{Name: TokenList, Method: get, Path: "/v1/tokens", Who: readers(), Response: Tokens{},
 			Doc: "The join tokens, without their secrets, which the cluster never knew."},

@@ -1,0 +1,220 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keycustodian/keycustodian/node/api"
+)
+
+// maxAnswer bounds what is read of an answer, in bytes.
+const maxAnswer = 16 << 20
+
+// Answer says who answered and how fresh its state is.
+type Answer struct {
+	// Node is the ID of the node that answered.
+	Node string
+	// StateAge is how long ago that node heard from a quorum; -1 if never.
+	StateAge time.Duration
+}
+
+// UnreachableError means that no address answered.
+type UnreachableError struct {
+	// Tries has one error for each address, in the order tried.
+	Tries []error
+}
+
+func (e *UnreachableError) Error() string {
+	texts := make([]string, len(e.Tries))
+	for i, err := range e.Tries {
+		texts[i] = err.Error()
+	}
+	return "client: no node answers: " + strings.Join(texts, "; ")
+}
+
+func (e *UnreachableError) Unwrap() []error { return e.Tries }
+
+type requestIDKey struct{}
+
+// WithRequestID makes the next change under ctx carry this ID. To try a change
+// again after an unknown outcome, perhaps after a restart, give it the same ID.
+// One ID is for one change.
+func WithRequestID(ctx context.Context, id [16]byte) context.Context {
+	return context.WithValue(ctx, requestIDKey{}, id)
+}
+
+// Do asks for the route of this name. request is a value of the type that the
+// route takes as its query or body, or nil; response points to the type of its
+// answer, or to a []byte where that is text, or is nil.
+//
+// Addresses are tried in turn until one answers with something other than
+// sealed, no quorum or unavailable. The error is then an *[api.Error], an
+// *[UnreachableError], or ctx's.
+func (c *Client) Do(ctx context.Context, name string, request, response any) (Answer, error) {
+	route, ok := c.routes[name]
+	if !ok || route.Secrets != nil {
+		return Answer{}, fmt.Errorf("client: %s: no such route", name)
+	}
+	call, err := newCall(ctx, route, request)
+	if err != nil {
+		return Answer{}, err
+	}
+	var refused error
+	var tries []error
+	for _, address := range c.Addresses() {
+		answer, err := c.try(ctx, address, call, response)
+		if err == nil {
+			c.answered(address)
+			return answer, nil
+		}
+		if ctx.Err() != nil {
+			return Answer{}, fmt.Errorf("client: %s: %w", name, ctx.Err())
+		}
+		var said *api.Error
+		if !errors.As(err, &said) {
+			tries = append(tries, fmt.Errorf("%s: %w", address, err))
+			continue
+		}
+		if !another(said.Code) {
+			c.answered(address)
+			return answer, said
+		}
+		if refused == nil {
+			refused = said
+		}
+	}
+	if refused != nil { // a node that says why is worth more than silence
+		return Answer{}, refused
+	}
+	return Answer{}, &UnreachableError{Tries: tries}
+}
+
+// another reports whether another node may do better.
+func another(code api.Code) bool {
+	return code.Exit() == api.ExitRetry || code == api.CodeUnavailable
+}
+
+// call is a request that can be sent more than once.
+type call struct {
+	route api.Route
+	query string
+	body  []byte
+	id    string // request ID, hex; empty where nothing changes
+}
+
+func newCall(ctx context.Context, route api.Route, request any) (*call, error) {
+	c := &call{route: route}
+	want := route.Request
+	if want == nil {
+		want = route.Query
+	}
+	if reflect.TypeOf(request) != reflect.TypeOf(want) && (request != nil || route.Request != nil) {
+		return nil, fmt.Errorf("client: %s: takes a %T, not a %T", route.Name, want, request)
+	}
+	switch {
+	case route.Request != nil:
+		body, err := json.Marshal(request)
+		if err != nil {
+			return nil, fmt.Errorf("client: %s: %w", route.Name, err)
+		}
+		if len(body) > api.MaxBody {
+			return nil, &api.Error{Code: api.CodeTooLarge, Message: fmt.Sprintf("request is longer than %d bytes", api.MaxBody)}
+		}
+		c.body = body
+	case request != nil:
+		c.query = api.EncodeQuery(request).Encode()
+	}
+	if route.Changes {
+		id, given := ctx.Value(requestIDKey{}).([16]byte)
+		if !given {
+			rand.Read(id[:])
+		}
+		c.id = hex.EncodeToString(id[:])
+	}
+	return c, nil
+}
+
+func (c *Client) try(ctx context.Context, address string, call *call, response any) (Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, call.route.Method, c.url(address, call), bytes.NewReader(call.body))
+	if err != nil {
+		return Answer{}, err
+	}
+	if call.route.Request != nil {
+		req.Header.Set("Content-Type", api.TypeJSON)
+	}
+	return c.send(req, call, response)
+}
+
+func (c *Client) url(address string, call *call) string {
+	url := "https://" + address + call.route.Path
+	if c.socket != "" {
+		url = "http://localhost" + call.route.Path
+	}
+	if call.query != "" {
+		url += "?" + call.query
+	}
+	return url
+}
+
+func (c *Client) send(req *http.Request, call *call, response any) (Answer, error) {
+	if call.id != "" {
+		req.Header.Set(api.HeaderRequest, call.id)
+	}
+	answer, err := c.http.Do(req)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
+	if err != nil {
+		return Answer{}, err
+	}
+	if len(body) > maxAnswer {
+		return Answer{}, fmt.Errorf("client: answer is longer than %d bytes", maxAnswer)
+	}
+	a := Answer{Node: answer.Header.Get(api.HeaderNode), StateAge: -1}
+	if seconds, err := strconv.ParseFloat(answer.Header.Get(api.HeaderStateAge), 64); err == nil && seconds >= 0 && seconds < 1e9 {
+		a.StateAge = time.Duration(seconds * float64(time.Second))
+	}
+	if answer.StatusCode/100 != 2 && !(call.route.Name == api.HealthReady && answer.StatusCode == http.StatusServiceUnavailable) {
+		return a, parseError(answer.StatusCode, body)
+	}
+	return a, parseAnswer(body, response)
+}
+
+func parseAnswer(body []byte, response any) error {
+	switch r := response.(type) {
+	case nil:
+		return nil
+	case *[]byte:
+		*r = body
+		return nil
+	}
+	if err := json.Unmarshal(body, response); err != nil {
+		return fmt.Errorf("client: answer is not what the route says: %w", err)
+	}
+	return nil
+}
+
+// parseError reads the body of a refusal. One without such a body, from
+// something between here and the node, becomes an error all the same.
+func parseError(status int, body []byte) error {
+	said := &api.Error{}
+	if json.Unmarshal(body, said) != nil || said.Code == "" {
+		return &api.Error{Code: api.CodeInternal, Message: fmt.Sprintf("answer %d %s without a reason", status, http.StatusText(status))}
+	}
+	return said
+}

@@ -1,0 +1,213 @@
+package client_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keycustodian/keycustodian/node/api"
+	"github.com/keycustodian/keycustodian/node/client"
+)
+
+// The server is known by its key alone, and knows the caller by its own.
+func TestBothSidesAreKeys(t *testing.T) {
+	f := start(t, map[string]answer{api.WhoAmI: say(api.Identity{Role: api.User})})
+	key := newKey(t)
+	c := dial(t, client.Config{Addresses: []string{f.address()}, Members: []string{f.fingerprint}, Key: key})
+	var who api.Identity
+	got, err := c.Do(t.Context(), api.WhoAmI, nil, &who)
+	if err != nil || who.Role != api.User || got.Node != "n1" || got.StateAge != 1500*time.Millisecond {
+		t.Fatalf("%+v, %+v, %v", who, got, err)
+	}
+	if want, _ := client.KeyFingerprint(key.Public()); f.peers[0] != want {
+		t.Error("the server saw another key")
+	}
+}
+
+func TestStrangerIsNotAsked(t *testing.T) {
+	f := start(t, map[string]answer{api.WhoAmI: say(api.Identity{})})
+	c := dial(t, client.Config{Addresses: []string{f.address()}, Members: []string{strings.Repeat("0", 64)}})
+	_, err := c.Do(t.Context(), api.WhoAmI, nil, nil)
+	var pin *client.PinError
+	if !errors.As(err, &pin) || pin.Fingerprint.String() != f.fingerprint {
+		t.Errorf("%v", err)
+	}
+	if len(f.calls) != 0 {
+		t.Error("a stranger got the request")
+	}
+}
+
+// The next address is asked after silence, no quorum, and a seal; the request
+// ID stays the same.
+func TestNextAddress(t *testing.T) {
+	for _, code := range []api.Code{api.CodeNoQuorum, api.CodeSealed, api.CodeStale, api.CodeUnavailable} {
+		bad := start(t, map[string]answer{api.KeyRotate: refuse(code)})
+		good := start(t, map[string]answer{api.KeyRotate: say(api.Key{Newest: 2})})
+		c := dial(t, client.Config{Addresses: []string{closed(t), bad.address(), good.address()},
+			Members: []string{bad.fingerprint, good.fingerprint}})
+		var key api.Key
+		if _, err := c.Do(t.Context(), api.KeyRotate, api.KeyRequest{Key: "a"}, &key); err != nil || key.Newest != 2 {
+			t.Fatalf("%s: %+v, %v", code, key, err)
+		}
+		if bad.requests[0] != good.requests[0] || len(good.requests[0]) != 32 {
+			t.Errorf("request IDs %v, %v", bad.requests, good.requests)
+		}
+		c.Do(t.Context(), api.KeyRotate, api.KeyRequest{Key: "a"}, &key)
+		if len(bad.calls) != 1 || good.requests[1] == good.requests[0] {
+			t.Error("it did not stay with the node that answered, or used an ID twice")
+		}
+	}
+}
+
+// A refusal with a reason is final.
+func TestRefusalIsFinal(t *testing.T) {
+	bad := start(t, map[string]answer{api.KeyRotate: refuse(api.CodeForbidden)})
+	good := start(t, map[string]answer{api.KeyRotate: say(api.Key{})})
+	c := dial(t, client.Config{Addresses: []string{bad.address(), good.address()}, Members: []string{bad.fingerprint, good.fingerprint}})
+	_, err := c.Do(t.Context(), api.KeyRotate, api.KeyRequest{Key: "a"}, nil)
+	if !errors.Is(err, &api.Error{Code: api.CodeForbidden, Message: "refused"}) && !isCode(err, api.CodeForbidden) {
+		t.Errorf("%v", err)
+	}
+	if len(good.calls) != 0 {
+		t.Error("another node was asked")
+	}
+}
+
+func isCode(err error, code api.Code) bool { return errors.Is(err, &api.Error{Code: code}) }
+
+// Where none can help, the reason of the one that answered is the error.
+func TestNobodyCanHelp(t *testing.T) {
+	bad := start(t, map[string]answer{api.KeyRotate: refuse(api.CodeNoQuorum)})
+	c := dial(t, client.Config{Addresses: []string{closed(t), bad.address()}, Members: []string{bad.fingerprint}})
+	if _, err := c.Do(t.Context(), api.KeyRotate, api.KeyRequest{}, nil); !isCode(err, api.CodeNoQuorum) {
+		t.Errorf("%v", err)
+	}
+	c = dial(t, client.Config{Addresses: []string{closed(t), closed(t)}, Members: []string{bad.fingerprint}})
+	_, err := c.Do(t.Context(), api.KeyRotate, api.KeyRequest{}, nil)
+	var silent *client.UnreachableError
+	if !errors.As(err, &silent) || len(silent.Tries) != 2 {
+		t.Errorf("%v", err)
+	}
+}
+
+// A caller gives a change its ID to try it again later.
+func TestRequestIDOfTheCaller(t *testing.T) {
+	f := start(t, map[string]answer{api.KeyRotate: say(api.Key{}), api.KeySign: say(api.SignResponse{})})
+	c := dial(t, client.Config{Addresses: []string{f.address()}, Members: []string{f.fingerprint}})
+	ctx := client.WithRequestID(t.Context(), [16]byte{0xAB})
+	c.Do(ctx, api.KeyRotate, api.KeyRequest{Key: "a"}, nil)
+	c.Do(ctx, api.KeySign, api.SignRequest{Key: "a"}, nil)
+	if !slices.Equal(f.requests, []string{"ab000000000000000000000000000000", ""}) {
+		t.Errorf("%q", f.requests)
+	}
+}
+
+func TestAnswersThatAreNone(t *testing.T) {
+	for name, a := range map[string]answer{
+		"html":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502); w.Write([]byte("<html>")) },
+		"redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/v1/whoami", 307) },
+		"text":     func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("hello")) },
+		"endless":  func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, 17<<20)) },
+	} {
+		f := start(t, map[string]answer{api.KeyShow: a, api.WhoAmI: say(api.Identity{})})
+		c := dial(t, client.Config{Addresses: []string{f.address()}, Members: []string{f.fingerprint}})
+		if _, err := c.Do(t.Context(), api.KeyShow, api.KeyQuery{Key: "a"}, &api.Key{}); err == nil || slices.Contains(f.calls, api.WhoAmI) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestContextEndsACall(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	f := start(t, map[string]answer{api.WhoAmI: func(_ http.ResponseWriter, r *http.Request) { cancel(); <-r.Context().Done() }})
+	c := dial(t, client.Config{Addresses: []string{f.address()}, Members: []string{f.fingerprint}})
+	if _, err := c.Do(ctx, api.WhoAmI, nil, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+}
+
+// Refresh follows the cluster, and only the right one.
+func TestRefresh(t *testing.T) {
+	old := start(t, nil)
+	next := start(t, map[string]answer{api.WhoAmI: say(api.Identity{Role: api.Auditor})})
+	cluster := api.Cluster{ID: strings.Repeat("a", 32), Members: []api.Endpoint{{Address: next.address(), Fingerprint: next.fingerprint}}}
+	old.Config.Handler = old.handler(map[string]answer{api.ClusterShow: say(cluster)})
+	c := dial(t, client.Config{Addresses: []string{old.address()}, Members: []string{old.fingerprint}, Cluster: cluster.ID})
+	if _, err := c.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Do(t.Context(), api.WhoAmI, nil, nil); err != nil || len(next.calls) != 1 {
+		t.Errorf("the new member was not asked: %v", err)
+	}
+	c = dial(t, client.Config{Addresses: []string{old.address()}, Members: []string{old.fingerprint}, Cluster: strings.Repeat("b", 32)})
+	if _, err := c.Refresh(t.Context()); err == nil {
+		t.Error("another cluster was believed")
+	}
+}
+
+func TestWrongTypesAreRefusedHere(t *testing.T) {
+	c := dial(t, client.Config{Addresses: []string{closed(t)}, Members: []string{strings.Repeat("0", 64)}})
+	for _, bad := range []func() error{
+		func() error { _, err := c.Do(t.Context(), "no.such", nil, nil); return err },
+		func() error { _, err := c.Do(t.Context(), api.KeySign, api.MACRequest{}, nil); return err },
+		func() error { _, err := c.Do(t.Context(), api.KeySign, nil, nil); return err },
+		func() error { _, err := c.Do(t.Context(), api.SecretPIN, nil, nil); return err },
+		func() error { _, err := c.Enter(t.Context(), api.SecretPIN, nil, []byte("648219")); return err },
+	} {
+		var silent *client.UnreachableError
+		if err := bad(); err == nil || errors.As(err, &silent) {
+			t.Errorf("%v", err)
+		}
+	}
+	for _, config := range []client.Config{
+		{}, {Addresses: []string{"a:1"}}, {Addresses: []string{"nohost"}, Members: []string{strings.Repeat("0", 64)}},
+		{Addresses: []string{"a:1"}, Members: []string{"abc"}}, {Addresses: []string{"unix:"}}, {Addresses: []string{"unix:/a", "b:1"}},
+	} {
+		if _, err := client.New(config); err == nil {
+			t.Errorf("%+v was accepted", config)
+		}
+	}
+}
+
+// A PIN goes over the socket once, even where the connection breaks.
+func TestPINIsSentOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bodies [][][]byte
+	fail := true
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/secret/pin", func(w http.ResponseWriter, r *http.Request) {
+		secrets, err := api.ReadSecrets(r.Body, 1)
+		if err != nil {
+			t.Error(err)
+		}
+		bodies = append(bodies, secrets)
+		if fail {
+			panic(http.ErrAbortHandler)
+		}
+		json.NewEncoder(w).Encode(api.Health{Ready: true})
+	})
+	server := &http.Server{Handler: mux}
+	go server.Serve(l)
+	t.Cleanup(func() { server.Close() })
+	c := dial(t, client.Config{Addresses: []string{"unix:" + path}})
+	if _, err := c.Enter(t.Context(), api.SecretPIN, nil, []byte("648219")); err == nil || len(bodies) != 1 {
+		t.Errorf("%v, sent %d times", err, len(bodies))
+	}
+	fail = false
+	var health api.Health
+	if _, err := c.Enter(t.Context(), api.SecretPIN, &health, []byte("648219")); err != nil || !health.Ready || !bytes.Equal(bodies[1][0], []byte("648219")) {
+		t.Errorf("%v, %+v", err, health)
+	}
+}

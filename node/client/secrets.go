@@ -1,0 +1,59 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/keycustodian/keycustodian/node/api"
+)
+
+// Enter sends secrets to a route that takes them, over a socket, once: after
+// any failure the caller asks the node what it knows before trying again, since
+// a wrong PIN sent twice is two wrong PINs. The caller wipes the secrets.
+func (c *Client) Enter(ctx context.Context, name string, response any, secrets ...[]byte) (Answer, error) {
+	route, ok := c.routes[name]
+	if !ok || len(route.Secrets) != len(secrets) || len(secrets) == 0 {
+		return Answer{}, fmt.Errorf("client: %s: no such route for %d secrets", name, len(secrets))
+	}
+	if c.socket == "" {
+		return Answer{}, errors.New("client: secrets are entered on the node's own socket: the address must be unix:/path")
+	}
+	body, err := api.EncodeSecrets(secrets...)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer clear(body)
+	call, err := newCall(ctx, route, nil)
+	if err != nil {
+		return Answer{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	// A reader of a type that net/http does not know: it cannot replay it.
+	req, err := http.NewRequestWithContext(ctx, route.Method, c.url("", call), &once{rest: body})
+	if err != nil {
+		return Answer{}, err
+	}
+	req.ContentLength = int64(len(body))
+	req.Header.Set("Content-Type", api.TypeSecrets)
+	answer, err := c.send(req, call, response)
+	var said *api.Error
+	if err != nil && !errors.As(err, &said) {
+		return answer, &UnreachableError{Tries: []error{err}}
+	}
+	return answer, err
+}
+
+type once struct{ rest []byte }
+
+func (o *once) Read(p []byte) (int, error) {
+	if len(o.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, o.rest)
+	o.rest = o.rest[n:]
+	return n, nil
+}
