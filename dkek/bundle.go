@@ -59,6 +59,10 @@ func NewBundle(sharing *Sharing, holder NodeID, subs []*SubShare) (*Bundle, erro
 // newBundle takes data over: it is wiped unless the bundle is good.
 func newBundle(op string, sharing *Sharing, holder NodeID, data *Secret) (*Bundle, error) {
 	b := &Bundle{holder: holder, sharing: sharing.Hash(), data: data}
+	if data.Len() != len(sharing.Dealings)*subShareSize {
+		data.Wipe()
+		return nil, &ShareError{Op: op, Holder: holder, Reason: BadLength}
+	}
 	if err := b.check(op, sharing); err != nil {
 		data.Wipe()
 		return nil, err
@@ -88,12 +92,8 @@ func (b *Bundle) check(op string, sharing *Sharing) error {
 	}
 	var err error
 	b.data.With(func(p []byte) {
-		switch {
-		case len(p) == 0:
+		if len(p) != len(sharing.Dealings)*subShareSize {
 			err = fail(NodeID{}, Wiped)
-			return
-		case len(p) != len(sharing.Dealings)*subShareSize:
-			err = fail(NodeID{}, BadLength)
 			return
 		}
 		for d := range sharing.Dealings {

@@ -11,17 +11,11 @@ import (
 // coefficient at 0 times y, XORed over the dealers. The XOR of the partials of
 // the whole quorum is the DKEK; a device does that itself. quorum is exactly t
 // distinct holders, the bundle's among them, in any order. The caller wipes the
-// result. It does not check commitments: a bundle was checked when it was made.
+// result.
 func Partial(sharing *Sharing, quorum []NodeID, bundle *Bundle) (*Secret, error) {
 	const op = "partial"
-	fail := func(reason Reason, detail string) (*Secret, error) {
-		return nil, &ShareError{Op: op, Holder: bundle.holder, Reason: reason, Detail: detail}
-	}
-	if err := sharing.Validate(); err != nil {
+	if err := bundle.Check(sharing); err != nil {
 		return nil, err
-	}
-	if bundle.sharing != sharing.Hash() {
-		return fail(WrongSharing, "")
 	}
 	if err := validateQuorum(op, &sharing.Plan, quorum); err != nil {
 		return nil, err
@@ -33,21 +27,25 @@ func Partial(sharing *Sharing, quorum []NodeID, bundle *Bundle) (*Secret, error)
 		}
 	}
 	if own < 0 {
-		return fail(NotHolder, "not in this quorum")
+		return nil, &ShareError{Op: op, Holder: bundle.holder, Reason: NotHolder, Detail: "not in this quorum"}
 	}
-	if bundle.data.Len() == 0 {
-		return fail(Wiped, "")
-	}
-	partial := secret.New(Size)
+	partial, wiped := secret.New(Size), false
 	x := make([]byte, len(quorum))
-	for d := range sharing.Dealings {
-		for i, id := range quorum {
-			x[i] = sharing.Dealings[d].X[sharing.Plan.HolderIndex(id)]
+	bundle.data.With(func(p []byte) {
+		if wiped = len(p) == 0; wiped { // between Check and here
+			return
 		}
-		c := coefficient(x, own)
-		bundle.data.With(func(p []byte) {
-			partial.With(func(sum []byte) { addScaled(sum, p[d*subShareSize:d*subShareSize+Size], c) })
-		})
+		for d := range sharing.Dealings {
+			for i, id := range quorum {
+				x[i] = sharing.Dealings[d].X[sharing.Plan.HolderIndex(id)]
+			}
+			y := p[d*subShareSize : d*subShareSize+Size]
+			partial.With(func(sum []byte) { addScaled(sum, y, coefficient(x, own)) })
+		}
+	})
+	if wiped {
+		partial.Wipe()
+		return nil, &ShareError{Op: op, Holder: bundle.holder, Reason: Wiped}
 	}
 	return partial, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/keycustodian/keycustodian/internal/secret"
@@ -96,6 +97,7 @@ func ParseShareFile(content []byte) (*ShareFile, error) {
 	if uint64(size) > uint64(len(body)-fileHeader) {
 		return fail(BadFormat, "its sharing is longer than the file")
 	}
+	body = bytes.Clone(body)
 	file := &ShareFile{context: body[:fileHeader+int(size)], sealed: body[fileHeader+int(size):]}
 	copy(file.Holder[:], body[14:])
 	sharing, err := ParseSharing(body[fileHeader : fileHeader+int(size)])
@@ -152,6 +154,10 @@ func (f *ShareFile) Open(box *secret.Box) (*Bundle, error) {
 func OpenAtRest(box *secret.Box, content []byte, sharing *Sharing, holder NodeID) (*Bundle, error) {
 	file, err := ParseShareFile(content)
 	if err != nil {
+		var refused *ShareError
+		if errors.As(err, &refused) {
+			refused.Holder = holder // the file cannot tell, the caller can
+		}
 		return nil, err
 	}
 	if err := file.Is(sharing, holder); err != nil {

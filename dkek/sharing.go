@@ -1,5 +1,26 @@
 // Package dkek deals, checks, scales and combines the DKEK, the 32-byte key
 // that wraps every backup, so that no host ever holds it whole.
+//
+// Every dealer calls [Deal] for an agreed [Plan], hands out the public
+// [Dealing] and seals one sub-share to every holder ([SubShares.SealFor]). Each
+// holder opens what it got ([OpenSubShare]), and when [NewSharing] has joined
+// the dealings, its [NewBundle] is its share, kept in a file
+// ([Bundle.SealAtRest]). To put the DKEK into a device, t holders release their
+// bundles ([Bundle.SealRelease]) to one requester, which collects them in a
+// [Gather] and imports one [Gather.Partial] at a time: their XOR is the DKEK.
+// A reshare deals partials in place of fresh secrets. [Split] and [Reconstruct]
+// are the plain way for people, on a type of its own.
+//
+// Guaranteed: what is not exactly what its dealer committed to is refused with a
+// [*ShareError] that names its holder and says why; secrets lie in locked
+// memory, cannot be printed or encoded, and are scaled in constant time. Not
+// guaranteed: that a dealer dealt the right secret (a wrong one shows as a wrong
+// [KCV]), nor who sent a [Sealed] (its sender signs it), nor that a release was
+// approved (its caller checks). There is no I/O, clock, logger or context here.
+//
+//	dealt, err := dkek.Deal(plan, self, nil)
+//	defer dealt.Wipe()
+//	sealed, err := dealt.SealFor(holder, holdersKey, transcript)
 package dkek
 
 import (

@@ -3,6 +3,7 @@ package dkek
 import (
 	"bytes"
 	"fmt"
+	"slices"
 )
 
 // HolderIndex returns the holder's place in the plan, or -1.
@@ -58,7 +59,7 @@ func (p *Plan) Validate() error {
 			return fail("node %v has one key as a holder and another as a dealer", dealer.Node)
 		}
 	}
-	if first && p.Origin == Dealt && !equalNodes(p.Dealers, p.Holders) {
+	if first && p.Origin == Dealt && !slices.Equal(p.Dealers, p.Holders) {
 		return fail("the first DKEK is dealt by all holders")
 	}
 	return nil
@@ -81,18 +82,6 @@ func validateNodes(list []Holder) error {
 		keys[node.Fingerprint] = true
 	}
 	return nil
-}
-
-func equalNodes(a, b []Holder) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // Follows refuses, with [ErrPlan], a plan that is not a reshare of previous,
@@ -176,4 +165,14 @@ func (d *Dealing) Validate(plan *Plan) error {
 		}
 	}
 	return nil
+}
+
+// NewSharing joins a plan and its dealings, one of every dealer, in any order.
+func NewSharing(plan *Plan, dealings []Dealing) (*Sharing, error) {
+	s := &Sharing{Plan: plan.clone(), Dealings: append([]Dealing(nil), dealings...)}
+	slices.SortFunc(s.Dealings, func(a, b Dealing) int { return bytes.Compare(a.Dealer[:], b.Dealer[:]) })
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
