@@ -1,0 +1,86 @@
+// Package drivers opens devices by URI.
+//
+// Use [Open]; print a URI only through [Redact].
+//
+//	soft:/var/lib/keycustodian/device?seal-source=file:/run/credentials/seal
+//	soft:/var/lib/keycustodian        a folder: the file "device" in it
+//	soft:?memory                      gone with the process
+//
+// Parameters of soft are seal-source, pin-source and so-pin-source (see
+// [secret sources]: file:PATH, credential:NAME, fd:N, prompt), slots=N, and
+// memory. A URI never holds a secret itself: pin-value is refused.
+//
+// A software device needs PINs like a card. Where no source is named they are
+// derived from the seal secret, so that the host always logs in the same way.
+//
+// Guaranteed: no error repeats a parameter's value. Not guaranteed: that the
+// device is initialised; ask its Info.
+//
+//	token, err := drivers.Open(ctx, "soft:/var/lib/keycustodian/device?seal-source=credential:seal")
+//	defer token.Close()
+//
+// [secret sources]: https://pkg.go.dev/github.com/keycustodian/keycustodian/hsm#Source
+package drivers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/keycustodian/keycustodian/hsm"
+)
+
+// ErrNoHardware means that this binary has no driver for hardware.
+var ErrNoHardware = errors.New("this binary was built without hardware drivers: build with -tags pkcs11")
+
+// Open opens the device that a URI names. The caller closes it.
+func Open(ctx context.Context, uri string) (hsm.Token, error) {
+	if err := ctx.Err(); err != nil {
+		return hsm.Token{}, err
+	}
+	scheme, rest, found := strings.Cut(uri, ":")
+	switch {
+	case found && scheme == "soft":
+		token, err := openSoft(ctx, rest)
+		if err != nil {
+			return hsm.Token{}, fmt.Errorf("drivers: open %s: %w", Redact(uri), err)
+		}
+		return token, nil
+	case found && (scheme == "smartcard-hsm" || scheme == "pkcs11"):
+		return hsm.Token{}, fmt.Errorf("drivers: open %s: device: %w", scheme, ErrNoHardware)
+	}
+	return hsm.Token{}, errors.New("drivers: open: a device URI begins with soft:, smartcard-hsm: or pkcs11:")
+}
+
+// parse takes the part after the scheme apart and refuses parameters that are
+// not among known.
+func parse(rest string, known ...string) (path string, values map[string]string, err error) {
+	rawPath, rawQuery, _ := strings.Cut(rest, "?")
+	if path, err = url.PathUnescape(rawPath); err != nil {
+		return "", nil, errors.New("the path has a broken % escape")
+	}
+	if strings.ContainsAny(path, "#\x00") {
+		return "", nil, errors.New("the path has a character that a device path cannot have")
+	}
+	query, err := url.ParseQuery(rawQuery)
+	if err != nil {
+		return "", nil, errors.New("the parameters do not parse: name=value, joined by &")
+	}
+	values = map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		switch {
+		case name == "pin-value" || name == "so-pin-value":
+			return "", nil, fmt.Errorf("%s is refused, a URI ends up in process lists and logs: use %s=file:PATH", name, strings.TrimSuffix(name, "value")+"source")
+		case !slices.Contains(known, name):
+			return "", nil, fmt.Errorf("unknown parameter %.40q: one of %s", name, strings.Join(known, ", "))
+		case len(query[name]) > 1:
+			return "", nil, fmt.Errorf("parameter %s is given twice", name)
+		}
+		values[name] = query[name][0]
+	}
+	return path, values, nil
+}
