@@ -66,11 +66,13 @@ const (
 	// maxPeerRequests is how many requests one peer connection may have open.
 	maxPeerRequests = 128
 
+	// Gossip: packets waiting for one peer, events waiting for the caller, and
+	// how long this and that may take.
 	maxGossipQueue  = 64
-	gossipRedial    = time.Second
-	gossipHeaderMax = 5 * time.Second
-	gossipPurge     = time.Second
-	gossipReclaim   = 30 * time.Second
-	gossipSuspect   = 5 * time.Second
 	maxGossipEvents = 256
+	gossipKindWait  = 5 * time.Second // for a connection's first byte
+	gossipRedial    = time.Second
+	gossipReclaim   = 30 * time.Second
+	gossipSuspect   = 3 * time.Second
+	gossipContact   = 5 * time.Second // between tries of absent members
 )

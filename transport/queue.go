@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"net"
 	"sync"
@@ -34,7 +35,9 @@ func (q *queue) put(conn net.Conn) error {
 }
 
 // Accept returns the next connection.
-func (q *queue) Accept() (net.Conn, error) {
+func (q *queue) Accept() (net.Conn, error) { return q.acceptContext(context.Background()) }
+
+func (q *queue) acceptContext(ctx context.Context) (net.Conn, error) {
 	select {
 	case <-q.closed:
 		return nil, net.ErrClosed
@@ -45,6 +48,8 @@ func (q *queue) Accept() (net.Conn, error) {
 		return conn, nil
 	case <-q.closed:
 		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 

@@ -68,12 +68,12 @@ func (m *members) MemberAt(addr string) (transport.Fingerprint, bool) {
 
 // rig is a few servers on one memory network, all of them members.
 type rig struct {
-	t         *testing.T
-	network   *transport.Memory
-	members   *members
-	nodes     []*transport.Server
-	addrs     []string
-	hosts     []string
+	t          *testing.T
+	network    *transport.Memory
+	members    *members
+	nodes      []*transport.Server
+	addrs      []string
+	hosts      []string
 	identities []*transport.Identity
 }
 

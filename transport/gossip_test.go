@@ -1,0 +1,176 @@
+package transport_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/keycustodian/keycustodian/transport"
+)
+
+// gossips runs gossip on every node of a rig; node i is called "node-i".
+type gossips struct {
+	rig   *rig
+	nodes []*transport.Gossip
+
+	mu     sync.Mutex
+	events []string // "node-0: dead node-1"
+	metas  map[string]string
+	kinds  map[string]transport.GossipKind // by "observer subject"
+}
+
+func nodeName(i int) string { return fmt.Sprintf("node-%d", i) }
+
+func newGossips(r *rig) *gossips {
+	g := &gossips{rig: r, metas: map[string]string{}, kinds: map[string]transport.GossipKind{}}
+	for i := range r.nodes {
+		g.nodes = append(g.nodes, g.start(i))
+	}
+	return g
+}
+
+func (g *gossips) start(i int) *transport.Gossip {
+	r := g.rig
+	gossip, err := r.nodes[i].Gossip(transport.GossipConfig{
+		Name: nodeName(i),
+		Meta: []byte(r.addrs[i]),
+		Members: func() []string {
+			var names []string
+			for i := range r.nodes {
+				names = append(names, nodeName(i))
+			}
+			return names
+		},
+		Peer: func(name string) (transport.Peer, bool) {
+			for i := range r.nodes {
+				if name == nodeName(i) && r.members.IsMember(r.nodes[i].Fingerprint()) {
+					return r.peer(i), true
+				}
+			}
+			return transport.Peer{}, false
+		},
+		Notify: func(event transport.GossipEvent) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			key := nodeName(i) + " " + event.Name
+			g.events = append(g.events, fmt.Sprintf("%s: %s %s", nodeName(i), event.Kind, event.Name))
+			g.kinds[key] = event.Kind
+			if event.Meta != nil {
+				g.metas[key] = string(event.Meta)
+			}
+		},
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return gossip
+}
+
+func (g *gossips) believes(observer, subject int) transport.GossipKind {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.kinds[nodeName(observer)+" "+nodeName(subject)]
+}
+
+func (g *gossips) meta(observer, subject int) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.metas[nodeName(observer)+" "+nodeName(subject)]
+}
+
+func (g *gossips) saw(observer, subject int, kind transport.GossipKind) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	want := fmt.Sprintf("%s: %s %s", nodeName(observer), kind, nodeName(subject))
+	return strings.Contains(strings.Join(g.events, "\n")+"\n", want+"\n")
+}
+
+// close ends all and gives memberlist's last probes their time.
+func (g *gossips) close() {
+	for _, node := range g.nodes {
+		node.Close()
+	}
+	time.Sleep(time.Minute)
+}
+
+func TestGossipFindsEverybody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "10.0.0.1", "10.0.0.2", "10.0.0.3")
+		g := newGossips(r)
+		defer g.close()
+		time.Sleep(10 * time.Second)
+		for i := range r.nodes {
+			for j := range r.nodes {
+				if i != j && (g.believes(i, j) != transport.PeerAlive || g.meta(i, j) != r.addrs[j]) {
+					t.Errorf("node %d believes of node %d: %v at %q", i, j, g.believes(i, j), g.meta(i, j))
+				}
+			}
+		}
+		if err := g.nodes[2].UpdateMeta([]byte("10.9.9.9:7400")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if g.meta(0, 2) != "10.9.9.9:7400" || g.meta(1, 2) != "10.9.9.9:7400" {
+			t.Errorf("the new address did not arrive: %q, %q", g.meta(0, 2), g.meta(1, 2))
+		}
+		time.Sleep(2 * time.Minute)
+		for _, event := range g.events {
+			if strings.Contains(event, "suspect") || strings.Contains(event, "dead") {
+				t.Errorf("in peace: %s", event)
+			}
+		}
+	})
+}
+
+func TestGossipNoticesSilenceAndReturn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "10.0.0.1", "10.0.0.2", "10.0.0.3")
+		g := newGossips(r)
+		defer g.close()
+		time.Sleep(10 * time.Second)
+		r.network.Hang("10.0.0.3")
+		time.Sleep(30 * time.Second)
+		for i := range 2 {
+			if g.believes(i, 2) != transport.PeerDead {
+				t.Errorf("node %d believes of a silent node: %v", i, g.believes(i, 2))
+			}
+		}
+		if !g.saw(0, 2, transport.PeerSuspect) && !g.saw(1, 2, transport.PeerSuspect) {
+			t.Error("the silent node was nobody's suspect")
+		}
+		r.network.Resume("10.0.0.3")
+		time.Sleep(time.Minute)
+		for i := range 2 {
+			if g.believes(i, 2) != transport.PeerAlive {
+				t.Errorf("node %d believes of the node that is back: %v", i, g.believes(i, 2))
+			}
+		}
+	})
+}
+
+func TestGossipForgetsTheRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "10.0.0.1", "10.0.0.2", "10.0.0.3")
+		g := newGossips(r)
+		defer g.close()
+		time.Sleep(10 * time.Second)
+		out := r.nodes[2].Fingerprint()
+		r.members.remove(out)
+		for _, node := range r.nodes[:2] {
+			node.Cut(out)
+		}
+		time.Sleep(30 * time.Second)
+		synctest.Wait() // the removed node knocks every 5 s and is turned away
+		for i := range 2 {
+			if g.believes(i, 2) != transport.PeerDead {
+				t.Errorf("node %d believes of a removed node: %v", i, g.believes(i, 2))
+			}
+			if n := r.network.Connections(r.hosts[i], "10.0.0.3"); n != 0 {
+				t.Errorf("node %d has %d connections with a removed node", i, n)
+			}
+		}
+	})
+}
