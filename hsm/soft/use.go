@@ -80,14 +80,18 @@ func (d *Device) Decrypt(ctx context.Context, slot hsm.Slot, ciphertext []byte, 
 	if !ok {
 		return nil, d.fail(op, hsm.ErrBadInput, "only an RSA key decrypts this way")
 	}
-	var plaintext []byte
-	switch {
-	case options.Scheme == hsm.PKCS1v15 && options.Hash == 0:
-		plaintext, err = rsa.DecryptPKCS1v15(nil, p, ciphertext)
-	case options.Scheme == hsm.OAEP && known(options.Hash):
-		plaintext, err = rsa.DecryptOAEP(options.Hash.New(), nil, p, ciphertext, options.Label)
-	default:
+	oaep := options.Scheme == hsm.OAEP && known(options.Hash)
+	if !oaep && (options.Scheme != hsm.PKCS1v15 || options.Hash != 0) {
 		return nil, d.fail(op, hsm.ErrBadInput, "an RSA key decrypts with scheme pkcs1v15, or oaep and a hash")
+	}
+	if len(ciphertext) != p.Size() { // Go takes shorter ones, RFC 8017 does not
+		return nil, d.fail(op, hsm.ErrDecryption, "")
+	}
+	var plaintext []byte
+	if oaep {
+		plaintext, err = rsa.DecryptOAEP(options.Hash.New(), nil, p, ciphertext, options.Label)
+	} else {
+		plaintext, err = rsa.DecryptPKCS1v15(nil, p, ciphertext)
 	}
 	if err != nil {
 		return nil, d.fail(op, hsm.ErrDecryption, "")
