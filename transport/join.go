@@ -186,11 +186,7 @@ func (s *Server) serveJoin(raw *tracked, conn *tls.Conn, joiner Fingerprint) {
 	// oldest makes room.
 	leave := s.joins.enter(raw, hostOf(raw.RemoteAddr()))
 	conn.SetDeadline(time.Now().Add(joinTimeout))
-	frame, err := readFrame(conn, maxJoinFrame)
-	var request JoinRequest
-	if err == nil {
-		request, err = parseJoinRequest(frame, conn.ConnectionState(), joiner)
-	}
+	request, err := readJoinRequest(conn, joiner)
 	leave()
 	var body []byte
 	if err == nil {
@@ -208,6 +204,17 @@ func (s *Server) serveJoin(raw *tracked, conn *tls.Conn, joiner Fingerprint) {
 	}
 	conn.SetDeadline(time.Now().Add(joinTimeout))
 	writeFrame(conn, data)
+}
+
+func readJoinRequest(conn *tls.Conn, joiner Fingerprint) (JoinRequest, error) {
+	frame, err := readFrame(conn, maxJoinFrame)
+	switch {
+	case errors.Is(err, errFrameSize):
+		return JoinRequest{}, &RemoteError{CodeTooLarge, "the join request is larger than 1 MiB"}
+	case err != nil:
+		return JoinRequest{}, &RemoteError{CodeMalformed, "the join request ended early"}
+	}
+	return parseJoinRequest(frame, conn.ConnectionState(), joiner)
 }
 
 // parseJoinRequest decodes and verifies a joiner's frame.

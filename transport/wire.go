@@ -2,6 +2,7 @@ package transport
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 
@@ -63,6 +64,9 @@ func writeFrame(w io.Writer, payload []byte) error {
 	return err
 }
 
+// errFrameSize is not ErrTooLarge, which promises that nothing was sent.
+var errFrameSize = errors.New("frame too large")
+
 // readFrame reads what writeFrame wrote. It allocates as bytes arrive, not as
 // the length promises.
 func readFrame(r io.Reader, limit int) ([]byte, error) {
@@ -72,7 +76,7 @@ func readFrame(r io.Reader, limit int) ([]byte, error) {
 	}
 	size := binary.BigEndian.Uint32(head[:])
 	if int64(size) > int64(limit) {
-		return nil, fmt.Errorf("transport: read frame: %d bytes, at most %d: %w", size, limit, ErrTooLarge)
+		return nil, fmt.Errorf("transport: read frame: %d bytes, at most %d: %w", size, limit, errFrameSize)
 	}
 	payload, err := io.ReadAll(io.LimitReader(r, int64(size)))
 	if err == nil && len(payload) < int(size) {
