@@ -21,7 +21,7 @@ type request struct {
 
 func (*request) table() Table     { return TableRequests }
 func (r *request) key() []byte    { return r.ID[:] }
-func (r *request) second() []byte { return number(r.Index) }
+func (r *request) second() []byte { return append(number(r.Index), r.ID[:]...) }
 
 func (r *request) refusal() *Error {
 	if r.Code == "" {

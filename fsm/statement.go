@@ -142,4 +142,3 @@ func (s Signed) open(domain Domain, public []byte, into any) *Error {
 	}
 	return s.peek(into)
 }
-

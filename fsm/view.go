@@ -123,7 +123,9 @@ func (v *View) Removed(id dkek.NodeID) (*Removed, bool) {
 }
 
 // RemovedMembers yields all removed members that are remembered.
-func (v *View) RemovedMembers() iter.Seq[*Removed] { return each[*Removed](v, TableRemoved, byKey, nil) }
+func (v *View) RemovedMembers() iter.Seq[*Removed] {
+	return each[*Removed](v, TableRemoved, byKey, nil)
+}
 
 // MemberChanges yields the chain of membership changes from a number on.
 func (v *View) MemberChanges(from uint64) iter.Seq[*MemberChange] {

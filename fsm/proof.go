@@ -1,0 +1,216 @@
+package fsm
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/keycustodian/keycustodian/dkek"
+)
+
+// DeviceProof records that a device combined a quorum's shares to the DKEK: a
+// [ReportStatement], domain [DomainReport].
+type DeviceProof struct {
+	Signed Signed `cbor:"1,keyasint"`
+}
+
+// ReportStatement is a node's word for what its device found.
+type ReportStatement struct {
+	Cluster  dkek.ClusterID `cbor:"1,keyasint"`
+	Ceremony CeremonyID     `cbor:"2,keyasint"`
+	Sharing  dkek.Hash      `cbor:"3,keyasint"`
+	Node     dkek.NodeID    `cbor:"4,keyasint"`
+	// Quorum is the t holders whose shares were combined, ascending.
+	Quorum       []dkek.NodeID `cbor:"5,keyasint"`
+	KCV          dkek.KCV      `cbor:"6,keyasint"` // as the device gave it
+	DeviceKind   string        `cbor:"7,keyasint"`
+	DeviceSerial string        `cbor:"8,keyasint"`
+	Scratch      bool          `cbor:"9,keyasint,omitempty"` // wiped afterwards
+}
+
+func (*DeviceProof) Kind() Kind { return KindDeviceProof }
+
+func (b *DeviceProof) apply(t *txn) (Value, *Error) {
+	var s ReportStatement
+	if err := b.Signed.peek(&s); err != nil {
+		return Value{}, err
+	}
+	c, err := t.liveCeremony(s.Ceremony)
+	if err != nil {
+		return Value{}, err
+	}
+	sharing, err := t.checkReport(b.Signed, &s, c)
+	if err != nil {
+		return Value{}, err
+	}
+	if slices.ContainsFunc(c.Reports, func(r Signed) bool { return bytes.Equal(r.Statement, b.Signed.Statement) }) {
+		return Value{}, nil
+	}
+	if len(c.Reports) >= MaxProofs || len(sharing.Reports) >= MaxProofs {
+		return Value{}, refuse(TooMany, "%d reports at most", MaxProofs)
+	}
+	changed := *c
+	changed.Reports = append(slices.Clone(c.Reports), b.Signed)
+	t.put(&changed)
+	if sharing.Status == SharingStaged {
+		next := *sharing
+		next.KCV = s.KCV
+		next.Reports = append(slices.Clone(sharing.Reports), b.Signed)
+		t.put(&next)
+	}
+	t.audit("device proof", c.ID.String(), s.DeviceKind+" "+s.DeviceSerial)
+	return Value{}, nil
+}
+
+func (t *txn) checkReport(signed Signed, s *ReportStatement, c *Ceremony) (*SharingRow, *Error) {
+	if s.Cluster != t.cluster().ID {
+		return nil, refuse(Conflict, "report of another cluster")
+	}
+	m, err := t.member(s.Node)
+	if err != nil {
+		return nil, err
+	}
+	if err := verify(m.Public, DomainReport, signed.Statement, signed.Signature); err != nil {
+		return nil, err
+	}
+	if !slices.Contains(c.Recipients, s.Node) {
+		return nil, refuse(NotAllowed, "node %v is no recipient of ceremony %v", s.Node, c.ID)
+	}
+	sharing, err := t.reported(c)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case sharing.Status != SharingStaged && sharing.Status != SharingProven:
+		return nil, refuse(WrongState, "sharing %d.%d is %s", sharing.Plan.Epoch, sharing.Plan.Attempt, sharing.Status)
+	case s.Sharing != sharing.Hash:
+		return nil, refuse(Conflict, "report about another sharing")
+	case s.KCV == dkek.KCV{}, s.DeviceSerial == "":
+		return nil, refuse(BadRequest, "report without a check value or a device")
+	case sharing.KCV != dkek.KCV{} && s.KCV != sharing.KCV:
+		return nil, refuse(Conflict, "check value %v, and %v is known: a share or a dealing is wrong", s.KCV, sharing.KCV)
+	}
+	for _, text := range []string{s.DeviceKind, s.DeviceSerial} {
+		if err := checkText("device", text, MaxText); err != nil {
+			return nil, err
+		}
+	}
+	return sharing, checkQuorum(s.Quorum, &sharing.Plan)
+}
+
+// reported is the sharing that a ceremony's reports are about.
+func (t *txn) reported(c *Ceremony) (*SharingRow, *Error) {
+	if c.Kind == CeremonyCreate || c.Kind == CeremonyReshare {
+		return t.sharingOf(c)
+	}
+	o, err := parseOpen(c.Open)
+	if err != nil {
+		return nil, err
+	}
+	if s, ok := t.Sharing(o.Source.Epoch, o.Source.Attempt); ok {
+		return s, nil
+	}
+	return nil, refuse(WrongState, "a %s proves no device", c.Kind)
+}
+
+func checkQuorum(quorum []dkek.NodeID, plan *dkek.Plan) *Error {
+	if len(quorum) != plan.Threshold {
+		return refuse(BadRequest, "quorum of %d holders: want %d", len(quorum), plan.Threshold)
+	}
+	for i, id := range quorum {
+		if plan.HolderIndex(id) < 0 || i > 0 && bytes.Compare(quorum[i-1][:], id[:]) >= 0 {
+			return refuse(BadRequest, "quorum: want distinct holders, ascending")
+		}
+	}
+	return nil
+}
+
+// Proves tells whether quorums that all gave the same check value prove a
+// sharing: some t-1 holders are in n-t+1 of them that together hold everyone.
+// Any t shares then give that value.
+func Proves(plan *dkek.Plan, quorums [][]dkek.NodeID) bool {
+	for _, quorum := range quorums {
+		for leave := range quorum {
+			core := slices.Delete(slices.Clone(quorum), leave, leave+1)
+			if covers(plan, quorums, core) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func covers(plan *dkek.Plan, quorums [][]dkek.NodeID, core []dkek.NodeID) bool {
+	seen := make(map[dkek.NodeID]bool, len(plan.Holders))
+	for _, quorum := range quorums {
+		rest := 0
+		for _, id := range quorum {
+			if !slices.Contains(core, id) {
+				rest++
+			}
+		}
+		if rest != 1 {
+			continue
+		}
+		for _, id := range quorum {
+			seen[id] = true
+		}
+	}
+	for _, h := range plan.Holders {
+		if !seen[h.Node] {
+			return false
+		}
+	}
+	return true
+}
+
+// VerifyReports tells a holder whether a sharing's signed reports prove it, by
+// its own check of every signature: public gives the key of a node, or nil. It
+// asks this before it erases an older share.
+func VerifyReports(sharing *dkek.Sharing, kcv dkek.KCV, reports []Signed, public func(dkek.NodeID) []byte) error {
+	var quorums [][]dkek.NodeID
+	hash := sharing.Hash()
+	for _, signed := range reports {
+		var s ReportStatement
+		if err := signed.peek(&s); err != nil {
+			return err
+		}
+		if err := verify(public(s.Node), DomainReport, signed.Statement, signed.Signature); err != nil {
+			return err
+		}
+		if s.Cluster != sharing.Plan.Cluster || s.Sharing != hash || s.KCV != kcv {
+			return refuse(Conflict, "report by node %v is about something else", s.Node)
+		}
+		if err := checkQuorum(s.Quorum, &sharing.Plan); err != nil {
+			return err
+		}
+		quorums = append(quorums, s.Quorum)
+	}
+	if !Proves(&sharing.Plan, quorums) {
+		return refuse(WrongState, "the reports do not cover every holder")
+	}
+	return nil
+}
+
+// proven tells whether a staged sharing's recorded reports prove it.
+func (s *SharingRow) proven() bool {
+	var quorums [][]dkek.NodeID
+	for _, signed := range s.Reports {
+		var r ReportStatement
+		if signed.peek(&r) == nil {
+			quorums = append(quorums, r.Quorum)
+		}
+	}
+	return Proves(&s.Plan, quorums)
+}
+
+// reporters are the nodes whose devices reported in a ceremony.
+func (c *Ceremony) reporters() map[dkek.NodeID]bool {
+	nodes := make(map[dkek.NodeID]bool)
+	for _, signed := range c.Reports {
+		var r ReportStatement
+		if signed.peek(&r) == nil {
+			nodes[r.Node] = true
+		}
+	}
+	return nodes
+}
