@@ -2,6 +2,7 @@ package dkek_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"strings"
 	"testing"
@@ -144,4 +145,34 @@ func TestPlainAndClusterSharesDoNotMix(t *testing.T) {
 	check(t, err)
 	_, err = dkek.OpenAtRest(newBox(t, 1), append(reveal(form), make([]byte, 200)...), s.Sharing, id(1))
 	refused(t, err, dkek.BadFormat, id(1), nobody)
+}
+
+// Somebody who fixes the checksum still gets nothing past the check value.
+func TestForgedPlainShares(t *testing.T) {
+	shares, err := dkek.Split(secret.Random(dkek.Size), 3, 2)
+	check(t, err)
+	form, err := shares[0].Binary()
+	check(t, err)
+	binary := reveal(form)
+	forged := func(change func([]byte)) (*dkek.PlainShare, error) {
+		b := bytes.Clone(binary)
+		change(b)
+		sum := sha256.Sum256(b[:58])
+		copy(b[58:], sum[:])
+		return dkek.ParsePlainShare(secret.Take(b))
+	}
+	_, err = forged(func(b []byte) { b[25] = 0 })
+	refused(t, err, dkek.ZeroX, nobody, nobody)
+	_, err = forged(func(b []byte) { b[16] = 1 })
+	refused(t, err, dkek.BadFormat, nobody, nobody)
+	_, err = forged(func(b []byte) { b[7] = '2' })
+	refused(t, err, dkek.BadFormat, nobody, nobody)
+	bad, err := forged(func(b []byte) { b[30] ^= 1 }) // y
+	check(t, err)
+	_, err = dkek.Reconstruct([]*dkek.PlainShare{bad, shares[1]})
+	refused(t, err, dkek.WrongKCV, nobody, nobody)
+	bad, err = forged(func(b []byte) { b[16]++ }) // threshold
+	check(t, err)
+	_, err = dkek.Reconstruct([]*dkek.PlainShare{bad, shares[1]})
+	refused(t, err, dkek.WrongSharing, nobody, nobody)
 }
