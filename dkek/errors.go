@@ -69,9 +69,9 @@ func (r Reason) explained() (meaning, wayOut string) {
 	case WrongKind:
 		return "is another kind of thing", "use each form for its own purpose"
 	case Damaged:
-		return "checksum is wrong", "restore the file from a copy, or reshare without its holder"
+		return "checksum is wrong", "take an intact copy, or go on without this share"
 	case Truncated:
-		return "ends too early", "restore the file from a copy, or reshare without its holder"
+		return "ends too early", "take an intact copy, or go on without this share"
 	case BadFormat:
 		return "is not in this format", "check that it is the right file"
 	case WrongSeal:

@@ -210,40 +210,42 @@ func plainText(binary, text []byte) Reason {
 	if len(text) > plainMaxText {
 		return BadLength
 	}
+	text = bytes.TrimSpace(text)
+	name := len(plainPrefix) - 1
+	if len(text) <= name || !bytes.EqualFold(text[:name], []byte(plainPrefix[:name])) || !isGap(text[name]) {
+		return BadFormat
+	}
 	letters := make([]byte, 0, plainMaxText)
 	defer secret.Wipe(letters[:plainMaxText])
-	for _, c := range text {
+	for _, c := range text[name:] {
 		switch {
 		case 'a' <= c && c <= 'z':
 			letters = append(letters, c-'a'+'A')
-		case c == '-' || c == ' ' || c == '\n' || c == '\r' || c == '\t':
-		default:
+		case !isGap(c):
 			letters = append(letters, c)
 		}
 	}
-	prefix := bytes.TrimSuffix([]byte(plainPrefix), []byte("-"))
-	rest, found := bytes.CutPrefix(letters, prefix)
-	if !found {
-		return BadFormat
-	}
 	encoding := base32.StdEncoding.WithPadding(base32.NoPadding)
 	switch want := encoding.EncodedLen(plainSize); {
-	case len(rest) < want:
+	case len(letters) < want:
 		return Truncated
-	case len(rest) > want:
+	case len(letters) > want:
 		return BadLength
 	}
-	if _, err := encoding.Decode(binary, rest); err != nil {
+	if _, err := encoding.Decode(binary, letters); err != nil {
 		return Damaged
 	}
 	// The last letter has spare bits: only one letter is right.
-	again := make([]byte, len(rest))
+	again := make([]byte, len(letters))
 	defer secret.Wipe(again)
-	if encoding.Encode(again, binary); !bytes.Equal(again, rest) {
+	if encoding.Encode(again, binary); !bytes.Equal(again, letters) {
 		return Damaged
 	}
 	return ""
 }
+
+// isGap is what may stand between two letters.
+func isGap(c byte) bool { return c == '-' || c == ' ' || c == '\n' || c == '\r' || c == '\t' }
 
 // parsePlain reads the binary form.
 func parsePlain(binary []byte) (*PlainShare, Reason) {
