@@ -314,7 +314,7 @@ func (l *log) cut(size int64) error {
 		number := binary.BigEndian.Uint64(tail[i:])
 		length := int(binary.BigEndian.Uint32(tail[i+8:]))
 		from := i + frameSize
-		if number <= l.next || number > l.next+uint64(i) || length > maxSealed || length > len(tail)-from {
+		if number < l.next || number > l.next+uint64(i) || length > maxSealed || length > len(tail)-from {
 			continue
 		}
 		plain, err := l.box.Open(tail[from:from+length], l.context(number))
