@@ -65,7 +65,8 @@ func split2(n, phi *big.Int) (p, q *big.Int) {
 }
 
 // primesByRoot looks for a square root of 1 other than 1 and -1 (SP 800-56B,
-// appendix C.1); each base finds one with a chance of a half or better.
+// appendix C.1); each base finds one with a chance of a half or better. A base
+// of which the power is not 1 ends the search: then d is not n's.
 func primesByRoot(n, multiple *big.Int) (p, q *big.Int, err error) {
 	one := big.NewInt(1)
 	minusOne := new(big.Int).Sub(n, one)
@@ -73,8 +74,9 @@ func primesByRoot(n, multiple *big.Int) (p, q *big.Int, err error) {
 	odd := new(big.Int).Rsh(multiple, twos)
 	x, y := new(big.Int), new(big.Int)
 	defer wipeInts(odd, x, y)
-	for base := int64(2); base < 66; base++ {
+	for base := int64(2); base < 42; base++ {
 		x.Exp(big.NewInt(base), odd, n)
+		y.SetInt64(0)
 		for range twos {
 			y.Mul(x, x)
 			y.Mod(y, n)
@@ -83,7 +85,10 @@ func primesByRoot(n, multiple *big.Int) (p, q *big.Int, err error) {
 			}
 			x.Set(y)
 		}
-		if y.Cmp(one) != 0 || x.Cmp(one) == 0 || x.Cmp(minusOne) == 0 {
+		if y.Cmp(one) != 0 {
+			break
+		}
+		if x.Cmp(one) == 0 || x.Cmp(minusOne) == 0 {
 			continue
 		}
 		p = new(big.Int).GCD(nil, nil, x.Sub(x, one), n)

@@ -21,11 +21,13 @@ type Keys struct {
 // NewKeys derives the wrapping keys of a DKEK of DKEKSize bytes and keeps
 // nothing else of it. The caller wipes both.
 func NewKeys(dkek *secret.Bytes) (*Keys, error) {
-	if n := dkek.Len(); n != DKEKSize {
-		return nil, fmt.Errorf("keyblob: a DKEK has %d bytes, not %d", DKEKSize, n)
-	}
 	k := &Keys{derived: secret.New(2 * sha256.Size)}
+	var err error
 	dkek.With(func(p []byte) {
+		if len(p) != DKEKSize {
+			err = fmt.Errorf("keyblob: a DKEK has %d bytes, not %d", DKEKSize, len(p))
+			return
+		}
 		k.derived.With(func(q []byte) {
 			sum := sha256.Sum256(p)
 			copy(k.kcv[:], sum[:])
@@ -34,6 +36,10 @@ func NewKeys(dkek *secret.Bytes) (*Keys, error) {
 			derive(q[sha256.Size:], p, 2)
 		})
 	})
+	if err != nil {
+		k.Wipe()
+		return nil, err
+	}
 	return k, nil
 }
 
@@ -181,8 +187,9 @@ func decode(h Header, plaintext []byte) (PrivateKey, error) {
 	return decodeEd25519(r, size, h.Algorithms)
 }
 
-// with runs f with the two ciphers. They are made anew each time, which costs
-// well under a microsecond: a kept key schedule could not be wiped.
+// with runs f with the two ciphers. They are made anew each time, inside
+// secret.Do, which costs under a microsecond: a key schedule that is kept lies
+// on the heap for as long as it is, and nothing can wipe it.
 func (k *Keys) with(f func(enc, mac cipher.Block) error) (err error) {
 	k.derived.With(func(p []byte) {
 		if len(p) == 0 {

@@ -41,6 +41,10 @@ func OpenShare(ctx context.Context, password *secret.Bytes, file []byte, progres
 }
 
 func sealShare(ctx context.Context, password, share *secret.Bytes, progress Progress, rounds int) ([]byte, error) {
+	// Copies: another goroutine may wipe the originals while this computes.
+	share, password = share.Clone(), password.Clone()
+	defer share.Wipe()
+	defer password.Wipe()
 	if n := share.Len(); n != DKEKSize {
 		return nil, fmt.Errorf("keyblob: seal share: a share has %d bytes, not %d", DKEKSize, n)
 	}
@@ -79,6 +83,8 @@ func openShare(ctx context.Context, password *secret.Bytes, file []byte, progres
 	if len(file) != ShareFile || string(file[:len(shareMagic)]) != shareMagic {
 		return nil, fmt.Errorf("keyblob: open share: %w: a share file has %d bytes and starts with %s", ErrMalformed, ShareFile, shareMagic)
 	}
+	password = password.Clone()
+	defer password.Wipe()
 	salt := file[len(shareMagic) : len(shareMagic)+shareSaltSize]
 	derived, err := deriveShare(ctx, password, salt, progress, rounds)
 	if err != nil {
