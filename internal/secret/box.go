@@ -22,7 +22,8 @@ const BoxOverhead = chacha20poly1305.NonceSizeX + chacha20poly1305.Overhead
 var ErrOpen = errors.New("secret: sealed data does not open: wrong seal secret, or changed data")
 
 // Box seals data at rest with XChaCha20-Poly1305 under a key derived from a
-// seal secret. Safe for concurrent use.
+// seal secret. Safe for concurrent use. The derived key stays in memory, on the
+// heap, for as long as the Box.
 type Box struct {
 	aead cipher.AEAD
 }
@@ -31,12 +32,13 @@ type Box struct {
 // HKDF-SHA256(sealSecret, no salt, info "keycustodian v1 " + purpose), 32 bytes.
 // The seal secret must have KeySize bytes.
 func NewBox(sealSecret *Bytes, purpose string) (*Box, error) {
-	if sealSecret.Len() != KeySize {
-		return nil, errors.New("secret: a seal secret has 32 bytes")
-	}
 	var aead cipher.AEAD
 	var err error
 	sealSecret.With(func(p []byte) {
+		if len(p) != KeySize {
+			err = errors.New("secret: a seal secret has 32 bytes")
+			return
+		}
 		var key []byte
 		if key, err = hkdf.Key(sha256.New, p, nil, "keycustodian v1 "+purpose, KeySize); err != nil {
 			return

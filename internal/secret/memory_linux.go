@@ -44,8 +44,14 @@ func (m *mapping) free() {
 func Unlocked() bool { return unlocked.Load() }
 
 // Harden keeps this process's memory from core dumps and from other processes
-// of the same user: RLIMIT_CORE 0 and PR_SET_DUMPABLE 0. Call it once, first.
+// of the same user: RLIMIT_CORE 0 and PR_SET_DUMPABLE 0; and lets it lock as much
+// memory as it may. Call it once, first.
 func Harden() error {
+	var lockable unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &lockable); err == nil && lockable.Cur < lockable.Max {
+		lockable.Cur = lockable.Max
+		unix.Setrlimit(unix.RLIMIT_MEMLOCK, &lockable) // failing, Unlocked tells in time
+	}
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return err
 	}

@@ -7,7 +7,8 @@
 //
 // Guaranteed: fmt, log/slog, encoding/json, encoding/gob, encoding/xml, CBOR and
 // text encoders print a placeholder or fail. Not guaranteed: what a callback of
-// With copies elsewhere is the caller's to wipe ([Wipe]).
+// With copies elsewhere is the caller's to wipe ([Wipe]); memory that could not be
+// locked, which [Unlocked] tells, may reach swap.
 //
 //	pin := secret.Take([]byte("648219")) // the argument is wiped
 //	defer pin.Wipe()
@@ -28,8 +29,10 @@ var ErrRefused = errors.New("secret: refused to encode a secret")
 // Bytes is a secret of fixed length. The zero value and nil are empty secrets.
 // Its methods may be called concurrently.
 type Bytes struct {
-	mu     sync.RWMutex
-	memory *mapping // nil once wiped
+	mu     sync.Mutex
+	idle   sync.Cond // signalled when users falls to 0; its L is set by New
+	users  int       // running With calls
+	memory *mapping  // nil once Wipe has begun
 	length int
 }
 
@@ -39,10 +42,14 @@ type mapping struct {
 	data []byte // whole pages
 }
 
-// New returns a secret of n zero bytes.
+// New returns a secret of n zero bytes. Each secret has pages of its own, so that
+// a slice kept too long does not meet another secret beside it: about four system
+// calls and 4 KiB of lockable memory each. Thousands are fine where
+// RLIMIT_MEMLOCK allows 4 KiB for each; above it [Unlocked] says so.
 func New(n int) *Bytes {
 	m := &mapping{data: allocate(n)}
 	b := &Bytes{memory: m, length: n}
+	b.idle.L = &b.mu
 	runtime.AddCleanup(b, func(m *mapping) { m.free() }, m)
 	return b
 }
@@ -68,8 +75,8 @@ func (b *Bytes) Len() int {
 	if b == nil {
 		return 0
 	}
-	b.mu.RLock()
-	defer b.mu.RUnlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.memory == nil {
 		return 0
 	}
@@ -77,26 +84,49 @@ func (b *Bytes) Len() int {
 }
 
 // With calls f with the secret's own memory, which f may change in place and
-// must not keep. After Wipe, f gets an empty slice. f runs inside [Do] and must
-// not wipe this same secret.
+// must not keep. After Wipe, f gets an empty slice: a caller that needs a certain
+// length checks it there, not before. f runs inside [Do]: what a goroutine that it
+// starts does is not wiped. f may use this and other secrets, and must not wipe
+// this one, which would wait for f.
 func (b *Bytes) With(f func(p []byte)) {
-	if b == nil {
+	memory := b.enter()
+	if memory == nil {
 		f(nil)
 		return
 	}
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	if b.memory == nil {
-		f(nil)
-		return
-	}
-	Do(func() { f(b.memory.data[:b.length:b.length]) })
+	defer b.leave()
+	Do(func() { f(memory.data[:b.length:b.length]) })
 }
 
-// Clone returns an independent copy.
+// enter counts a user in, or returns nil for an empty secret. No lock is held
+// while f runs: a With within a With would wait for ever behind a Wipe.
+func (b *Bytes) enter() *mapping {
+	if b == nil {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.memory != nil {
+		b.users++
+	}
+	return b.memory
+}
+
+func (b *Bytes) leave() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.users--; b.users == 0 {
+		b.idle.Broadcast()
+	}
+}
+
+// Clone returns an independent copy; an empty secret of a wiped one.
 func (b *Bytes) Clone() *Bytes {
-	c := New(b.Len())
-	b.With(func(p []byte) { c.With(func(q []byte) { copy(q, p) }) })
+	var c *Bytes
+	b.With(func(p []byte) {
+		c = New(len(p))
+		copy(c.memory.data, p)
+	})
 	return c
 }
 
@@ -112,18 +142,24 @@ func (b *Bytes) Equal(other *Bytes) bool {
 	return equal
 }
 
-// Wipe overwrites and frees the secret. It waits for running With calls; a
-// second call does nothing.
+// Wipe overwrites and frees the secret. From its start new With calls find an
+// empty secret; it waits for those that run. A second call does nothing, and
+// may return before the first.
 func (b *Bytes) Wipe() {
 	if b == nil {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.memory != nil {
-		b.memory.free()
-		b.memory = nil
+	memory := b.memory
+	if memory == nil {
+		return
 	}
+	b.memory = nil
+	for b.users > 0 {
+		b.idle.Wait()
+	}
+	memory.free()
 }
 
 // Wipe overwrites a buffer that held a secret. Copies that append or a string
