@@ -1,9 +1,12 @@
 package drivers
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // shown are the parameters whose value says where something is, not what.
-var shown = []string{"memory", "slots", "serial", "token", "manufacturer", "model", "object", "id", "slot-id", "type",
+var shown = []string{"memory", "serial", "token", "manufacturer", "model", "object", "id", "slot-id", "type",
 	"library-manufacturer", "library-description", "library-version", "slot-manufacturer", "slot-description", "module-name", "module-path"}
 
 // sources are the parameters whose value is a secret's source.
@@ -39,13 +42,15 @@ func Redact(uri string) string {
 func redactPart(part string, first bool) string {
 	name, value, found := strings.Cut(part, "=")
 	switch {
-	case !found && (first || contains(shown, name)), part == "":
+	case !found && (first || slices.Contains(shown, name)), part == "":
 		return part
 	case found && first && strings.ContainsAny(name, "/."): // a path with = in it
 		return part
-	case found && contains(shown, name):
+	case found && slices.Contains(shown, name):
 		return part
-	case found && contains(sources, name) && isSource(value):
+	case found && slices.Contains(sources, name) && isSource(value):
+		return part
+	case found && name == "slots" && strings.Trim(value, "0123456789") == "":
 		return part
 	case found:
 		return name + "=[redacted]"
@@ -60,13 +65,4 @@ func isSource(value string) bool {
 		}
 	}
 	return value == "prompt"
-}
-
-func contains(list []string, name string) bool {
-	for _, entry := range list {
-		if entry == name {
-			return true
-		}
-	}
-	return false
 }

@@ -30,13 +30,19 @@ func openSoft(ctx context.Context, rest string) (hsm.Token, error) {
 		return hsm.Token{}, err
 	}
 	options := soft.Options{}
-	if text, given := values["slots"]; given {
+	if text, found := values["slots"]; found {
 		if options.Slots, err = strconv.Atoi(text); err != nil || options.Slots < 1 || options.Slots > soft.MaxSlots {
 			return hsm.Token{}, fmt.Errorf("slots wants a number from 1 to %d", soft.MaxSlots)
 		}
 	}
 	token, seal := hsm.Token{}, (*secret.Bytes)(nil)
-	if value, given := values["memory"]; given {
+	if token.PIN, err = given(values["pin-source"], "PIN"); err != nil {
+		return hsm.Token{}, err
+	}
+	if token.SOPIN, err = given(values["so-pin-source"], "SO-PIN"); err != nil {
+		return hsm.Token{}, err
+	}
+	if value, found := values["memory"]; found {
 		if path != "" || value != "" || values["seal-source"] != "" {
 			return hsm.Token{}, errors.New("a device in memory has no path, no seal-source and no value: soft:?memory")
 		}
@@ -54,10 +60,7 @@ func openSoft(ctx context.Context, rest string) (hsm.Token, error) {
 		}
 	}
 	defer seal.Wipe()
-	if token.PIN, err = source(seal, values["pin-source"], "PIN", userPIN); err != nil {
-		return hsm.Token{}, err
-	}
-	if token.SOPIN, err = source(seal, values["so-pin-source"], "SO-PIN", soPIN); err != nil {
+	if err := derivePINs(&token, seal); err != nil {
 		return hsm.Token{}, err
 	}
 	if options.Path == "" {
@@ -137,17 +140,34 @@ func makeSeal(path string) error {
 	return secret.SyncFolder(filepath.Dir(path))
 }
 
-// source parses where a PIN comes from, or derives it from the seal secret.
-func source(seal *secret.Bytes, from, what string, derive func(key []byte) []byte) (secret.Source, error) {
-	if from != "" {
-		return secret.ParseSource(from, what)
+// given parses the source of a PIN; nil where there is none.
+func given(from, what string) (secret.Source, error) {
+	if from == "" {
+		return nil, nil
 	}
+	return secret.ParseSource(from, what)
+}
+
+// derivePINs fills in the PINs that have no source.
+func derivePINs(token *hsm.Token, seal *secret.Bytes) (err error) {
+	if token.PIN == nil {
+		if token.PIN, err = derived(seal, "PIN", userPIN); err != nil {
+			return err
+		}
+	}
+	if token.SOPIN == nil {
+		token.SOPIN, err = derived(seal, "SO-PIN", soPIN)
+	}
+	return err
+}
+
+func derived(seal *secret.Bytes, what string, form func(key []byte) []byte) (secret.Source, error) {
 	var pin *secret.Bytes
 	var err error
 	seal.With(func(p []byte) {
 		var key []byte
 		if key, err = hkdf.Key(sha256.New, p, nil, "keycustodian v1 soft device "+what, 32); err == nil {
-			pin = secret.Take(derive(key))
+			pin = secret.Take(form(key))
 			secret.Wipe(key)
 		}
 	})
