@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -89,18 +90,18 @@ type joinAnswer struct {
 	Body    []byte `cbor:"3,keyasint"`
 }
 
-// joinProof is what the token's key signs. The exporter binds it to this TLS
-// session, so it is worth nothing on another; the exporter does not cover the
-// client's certificate, so the joiner's fingerprint is added.
-func joinProof(state tls.ConnectionState, joiner Fingerprint, body []byte) ([]byte, error) {
-	exported, err := state.ExportKeyingMaterial(joinExporter, nil, 32)
-	if err != nil {
-		return nil, err
-	}
+// joinProof is what the token's key signs. exported, 32 bytes of the TLS
+// exporter, binds it to this session, so it is worth nothing on another; the
+// exporter does not cover the client's certificate, so the joiner's fingerprint
+// is added.
+func joinProof(exported []byte, joiner Fingerprint, body []byte) []byte {
 	digest := sha256.Sum256(body)
-	proof := append([]byte(joinDomain), exported...)
-	proof = append(proof, joiner[:]...)
-	return append(proof, digest[:]...), nil
+	return slices.Concat([]byte(joinDomain), exported, joiner[:], digest[:])
+}
+
+func exportJoin(conn *tls.Conn) ([]byte, error) {
+	state := conn.ConnectionState()
+	return state.ExportKeyingMaterial(joinExporter, nil, 32)
 }
 
 // Join asks a member for admission and returns its answer. The server's key is
@@ -140,10 +141,11 @@ func join(ctx context.Context, attempt JoinAttempt) ([]byte, error) {
 	if err := conn.HandshakeContext(dialing); err != nil {
 		return nil, err
 	}
-	proof, err := joinProof(conn.ConnectionState(), attempt.Identity.fingerprint, attempt.Body)
+	exported, err := exportJoin(conn)
 	if err != nil {
 		return nil, err
 	}
+	proof := joinProof(exported, attempt.Identity.fingerprint, attempt.Body)
 	request, err := encode(joinRequest{
 		Token: key.Public().(ed25519.PublicKey), Signature: ed25519.Sign(key, proof), Body: attempt.Body,
 	})
@@ -214,11 +216,17 @@ func readJoinRequest(conn *tls.Conn, joiner Fingerprint) (JoinRequest, error) {
 	case err != nil:
 		return JoinRequest{}, &RemoteError{CodeMalformed, "the join request ended early"}
 	}
-	return parseJoinRequest(frame, conn.ConnectionState(), joiner)
+	exported, err := exportJoin(conn)
+	if err != nil {
+		return JoinRequest{}, err
+	}
+	request, err := parseJoinRequest(frame, exported, joiner)
+	request.PeerPublicKey = conn.ConnectionState().PeerCertificates[0].RawSubjectPublicKeyInfo
+	return request, err
 }
 
-// parseJoinRequest decodes and verifies a joiner's frame.
-func parseJoinRequest(frame []byte, state tls.ConnectionState, joiner Fingerprint) (JoinRequest, error) {
+// parseJoinRequest decodes a joiner's frame and verifies its proof.
+func parseJoinRequest(frame, exported []byte, joiner Fingerprint) (JoinRequest, error) {
 	var request joinRequest
 	if err := strict().Unmarshal(frame, &request); err != nil {
 		return JoinRequest{}, &RemoteError{CodeMalformed, "the join request cannot be read"}
@@ -226,23 +234,14 @@ func parseJoinRequest(frame []byte, state tls.ConnectionState, joiner Fingerprin
 	if len(request.Token) != ed25519.PublicKeySize || len(request.Signature) != ed25519.SignatureSize || len(request.Body) > MaxBody {
 		return JoinRequest{}, &RemoteError{CodeMalformed, "the join request is out of bounds"}
 	}
-	proof, err := joinProof(state, joiner, request.Body)
-	if err != nil {
-		return JoinRequest{}, err
-	}
-	if !ed25519.Verify(request.Token, proof, request.Signature) {
+	if !ed25519.Verify(request.Token, joinProof(exported, joiner, request.Body), request.Signature) {
 		return JoinRequest{}, &RemoteError{CodeBadProof, "the join token is not proven on this connection"}
 	}
 	token, err := FingerprintOf(ed25519.PublicKey(request.Token))
 	if err != nil {
 		return JoinRequest{}, err
 	}
-	return JoinRequest{
-		Peer:          joiner,
-		PeerPublicKey: state.PeerCertificates[0].RawSubjectPublicKeyInfo,
-		Token:         token,
-		Body:          request.Body,
-	}, nil
+	return JoinRequest{Peer: joiner, Token: token, Body: request.Body}, nil
 }
 
 func (s *Server) answerJoin(request JoinRequest) ([]byte, error) {
