@@ -55,29 +55,33 @@ func newPool(limit, perSource int) *pool {
 
 func (p *pool) enter(conn net.Conn, source string) (leave func()) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	var evicted net.Conn
-	switch {
-	case p.sources[source] >= p.perSource:
-		for e := p.entries.Front(); e != nil; e = e.Next() {
-			if e.Value.(*poolEntry).source == source {
-				evicted = p.remove(e)
-				break
-			}
-		}
-	case p.entries.Len() >= p.limit:
-		evicted = p.remove(p.entries.Front())
-	}
+	evicted := p.makeRoom(source)
+	element := p.entries.PushBack(&poolEntry{conn, source})
+	p.sources[source]++
+	p.mu.Unlock()
+	// Not under the lock: closing may call the connection's own leave.
 	if evicted != nil {
 		evicted.Close()
 	}
-	element := p.entries.PushBack(&poolEntry{conn, source})
-	p.sources[source]++
 	return func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.remove(element)
 	}
+}
+
+func (p *pool) makeRoom(source string) (evicted net.Conn) {
+	if p.sources[source] >= p.perSource {
+		for e := p.entries.Front(); e != nil; e = e.Next() {
+			if e.Value.(*poolEntry).source == source {
+				return p.remove(e)
+			}
+		}
+	}
+	if p.entries.Len() >= p.limit {
+		return p.remove(p.entries.Front())
+	}
+	return nil
 }
 
 // remove takes an entry out, once, and returns its connection.
@@ -93,12 +97,6 @@ func (p *pool) remove(element *list.Element) net.Conn {
 		delete(p.sources, entry.source)
 	}
 	return conn
-}
-
-func (p *pool) len() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.entries.Len()
 }
 
 // recent is a small set of hosts that forgets the one seen longest ago.

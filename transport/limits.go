@@ -55,7 +55,8 @@ const (
 	// Join handlers running at once.
 	maxJoins = 4
 
-	// Open connections after the handshake.
+	// Open connections after the handshake. A stranger beyond the limit pushes
+	// out the oldest stranger; a client or a member is refused its newest.
 	maxStrangerConnections          = 256
 	maxStrangerConnectionsPerSource = 64
 	maxClientConnections            = 1024

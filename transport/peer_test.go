@@ -33,15 +33,11 @@ func TestManyCallsShareOneConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, "10.0.0.1", "10.0.0.2")
 		started, release := make(chan struct{}), make(chan struct{})
-		r.nodes[1].Peers().Handle("echo", echo)
 		r.nodes[1].Peers().Handle("wait", func(ctx context.Context, _ transport.Fingerprint, body []byte) ([]byte, error) {
 			started <- struct{}{}
 			<-release
 			return body, nil
 		})
-		if _, err := r.nodes[0].Peers().Call(t.Context(), r.peer(1), "echo", nil); err != nil {
-			t.Fatal(err)
-		}
 		var calls sync.WaitGroup
 		for i := range 50 {
 			calls.Go(func() {

@@ -66,13 +66,14 @@ type Server struct {
 	tracker   *tracker
 	running   sync.WaitGroup
 
-	raft    *RaftLayer
-	peers   *Peers
-	gossips *queue
-	apis    *queue
-	joins   *pool
-	joining chan struct{}
-	join    atomic.Pointer[JoinHandler]
+	raft      *RaftLayer
+	peers     *Peers
+	gossips   *queue
+	apis      *queue
+	strangers *pool // API connections of callers whom nobody registered
+	joins     *pool // join requests that are not proven yet
+	joining   chan struct{}
+	join      atomic.Pointer[JoinHandler]
 }
 
 // Listen starts a server. Close ends it.
@@ -98,6 +99,7 @@ func Listen(config Config) (*Server, error) {
 		listeners: []net.Listener{listener},
 		budget:    newBudget(),
 		tracker:   newTracker(),
+		strangers: newPool(maxStrangerConnections, maxStrangerConnectionsPerSource),
 		joins:     newPool(maxUnprovenJoins, maxUnprovenJoinsPerSource),
 		joining:   make(chan struct{}, maxJoins),
 	}
@@ -227,15 +229,7 @@ func (s *Server) admit(conn *tracked, secured *tls.Conn) error {
 	state := secured.ConnectionState()
 	caller, _ := PeerFingerprint(state)
 	protocol := state.NegotiatedProtocol
-	kind := stranger
-	switch protocol {
-	case protocolRaft, protocolPeer, protocolGossip:
-		kind = member
-	case protocolHTTP2, protocolHTTP1, "":
-		if !caller.IsZero() && (s.config.Directory.IsMember(caller) || s.config.Directory.IsClient(caller)) {
-			kind = client
-		}
-	}
+	kind := s.classify(protocol, caller)
 	if !s.tracker.own(conn, caller, kind) {
 		return fmt.Errorf("transport: %s from %s: too many connections", protocol, caller)
 	}
@@ -245,6 +239,9 @@ func (s *Server) admit(conn *tracked, secured *tls.Conn) error {
 			return ErrNotMember
 		}
 		s.budget.hosts.add(hostOf(conn.RemoteAddr()))
+	}
+	if kind == stranger {
+		s.tracker.pooled(conn, s.strangers.enter(conn, hostOf(conn.RemoteAddr())))
 	}
 	switch protocol {
 	case protocolRaft:
@@ -260,4 +257,17 @@ func (s *Server) admit(conn *tracked, secured *tls.Conn) error {
 		return s.apis.put(secured)
 	}
 	return fmt.Errorf("transport: unknown protocol %q", protocol)
+}
+
+func (s *Server) classify(protocol string, caller Fingerprint) class {
+	switch protocol {
+	case protocolRaft, protocolPeer, protocolGossip:
+		return member
+	case protocolJoin:
+		return joiner
+	}
+	if s.config.Directory.IsMember(caller) || s.config.Directory.IsClient(caller) {
+		return client
+	}
+	return stranger
 }

@@ -229,6 +229,23 @@ func TestStrangersCannotUseUpTheAPI(t *testing.T) {
 		if _, _, err := get(r, "http/1.1", client); err != nil {
 			t.Errorf("a registered client was kept out: %v", err)
 		}
+		if _, _, err := get(r, "http/1.1", nil); err != nil {
+			t.Errorf("the newest stranger was kept out by the oldest: %v", err)
+		}
+		open := 0
+		for i := range 200 {
+			open += r.network.Connections("10.0.0.1", fmt.Sprintf("10.66.0.%d", i))
+		}
+		if open > 256 {
+			t.Errorf("strangers hold %d connections", open)
+		}
+		a := newAdmission()
+		r.nodes[0].HandleJoin(a.handle)
+		if _, err := transport.Join(t.Context(), transport.JoinAttempt{
+			Network: r.network.Host("10.0.0.9"), Identity: newIdentity(t), Server: r.peer(0), Secret: a.secret,
+		}); err != nil {
+			t.Errorf("a joiner was kept out: %v", err)
+		}
 		for _, conn := range opened {
 			conn.Close()
 		}

@@ -12,8 +12,7 @@ type tracker struct {
 	closed  bool
 	conns   map[*tracked]struct{}
 	owned   map[Fingerprint]map[*tracked]struct{}
-	counts  map[class]int
-	sources map[string]int // strangers' connections by host
+	clients int
 }
 
 // class is whose share of the connection limits a connection uses.
@@ -21,17 +20,16 @@ type class int
 
 const (
 	unknown  class = iota // handshake not done: the budget's business
-	stranger              // the API or join, by a key nobody registered or none
+	stranger              // the API, by a key nobody registered or none: a pool's business
+	joiner                // join, by anybody: a pool's business
 	client                // the API, by a registered key
 	member
 )
 
 func newTracker() *tracker {
 	return &tracker{
-		conns:   map[*tracked]struct{}{},
-		owned:   map[Fingerprint]map[*tracked]struct{}{},
-		counts:  map[class]int{},
-		sources: map[string]int{},
+		conns: map[*tracked]struct{}{},
+		owned: map[Fingerprint]map[*tracked]struct{}{},
 	}
 }
 
@@ -42,6 +40,7 @@ type tracked struct {
 	tracker *tracker
 	owner   Fingerprint // valid where class is not unknown
 	class   class
+	leave   func() // of the pool that it is in, or nil
 	once    sync.Once
 	err     error
 }
@@ -62,24 +61,21 @@ func (t *tracker) add(conn net.Conn) (*tracked, bool) {
 	return c, true
 }
 
-// own records whose connection c is; false where that owner has too many.
+// own records whose connection c is; false where it is closed already or its
+// owner has too many.
 func (t *tracker) own(c *tracked, owner Fingerprint, kind class) bool {
-	source := hostOf(c.RemoteAddr())
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, open := t.conns[c]; !open {
 		return false
 	}
-	switch {
-	case kind == stranger && (t.counts[stranger] >= maxStrangerConnections || t.sources[source] >= maxStrangerConnectionsPerSource),
-		kind == client && t.counts[client] >= maxClientConnections,
-		kind != stranger && len(t.owned[owner]) >= maxConnectionsPerPeer:
+	registered := kind == client || kind == member
+	if registered && len(t.owned[owner]) >= maxConnectionsPerPeer || kind == client && t.clients >= maxClientConnections {
 		return false
 	}
 	c.owner, c.class = owner, kind
-	t.counts[kind]++
-	if kind == stranger {
-		t.sources[source]++
+	if kind == client {
+		t.clients++
 	}
 	if t.owned[owner] == nil {
 		t.owned[owner] = map[*tracked]struct{}{}
@@ -88,24 +84,31 @@ func (t *tracker) own(c *tracked, owner Fingerprint, kind class) bool {
 	return true
 }
 
-func (t *tracker) remove(c *tracked) {
-	source := hostOf(c.RemoteAddr())
+// pooled has leave called when c is closed, at once where it is already.
+func (t *tracker) pooled(c *tracked, leave func()) {
+	t.mu.Lock()
+	_, open := t.conns[c]
+	if open {
+		c.leave = leave
+	}
+	t.mu.Unlock()
+	if !open {
+		leave()
+	}
+}
+
+func (t *tracker) remove(c *tracked) (leave func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.conns, c)
-	if c.class == unknown {
-		return
-	}
-	t.counts[c.class]--
-	if c.class == stranger {
-		if t.sources[source]--; t.sources[source] == 0 {
-			delete(t.sources, source)
-		}
+	if c.class == client {
+		t.clients--
 	}
 	delete(t.owned[c.owner], c)
 	if len(t.owned[c.owner]) == 0 {
 		delete(t.owned, c.owner)
 	}
+	return c.leave
 }
 
 // cut closes every connection of one owner.
@@ -139,7 +142,9 @@ func (t *tracker) closeAll() {
 func (c *tracked) Close() error {
 	c.once.Do(func() {
 		c.err = c.Conn.Close()
-		c.tracker.remove(c)
+		if leave := c.tracker.remove(c); leave != nil {
+			leave()
+		}
 	})
 	return c.err
 }
