@@ -1,6 +1,13 @@
 package node
 
-import "time"
+import (
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
 
 // LogStats is what the log says about itself, for status and metrics.
 type LogStats struct {
@@ -24,4 +31,33 @@ type LogMember struct {
 	// LastContact is when it last answered this node; zero where this node does
 	// not lead, or for itself.
 	LastContact time.Time
+}
+
+// Stats implements replicatedLog.
+func (l *raftLog) Stats() LogStats {
+	leader, _ := l.Leader()
+	stats := LogStats{
+		State:        strings.ToLower(l.raft.State().String()),
+		Term:         l.raft.CurrentTerm(),
+		Leader:       leader,
+		AppliedIndex: l.AppliedIndex(),
+		CommitIndex:  l.raft.CommitIndex(),
+		LastIndex:    l.raft.LastIndex(),
+		Restores:     l.machine.restores.Load(),
+	}
+	raw := l.raft.Stats()
+	stats.SnapshotIndex, _ = strconv.ParseUint(raw["last_snapshot_index"], 10, 64)
+	stats.Pending, _ = strconv.Atoi(raw["fsm_pending"])
+	if info, err := os.Stat(l.stores.path); err == nil {
+		stats.StoreBytes = info.Size()
+	}
+	leads := l.raft.State() == raft.Leader
+	for _, server := range l.raft.GetConfiguration().Configuration().Servers {
+		member := LogMember{Peer: Peer{ID: string(server.ID), Addr: string(server.Address)}, Voter: server.Suffrage == raft.Voter}
+		if leads {
+			member.LastContact = l.acks.lastContact(server.ID)
+		}
+		stats.Members = append(stats.Members, member)
+	}
+	return stats
 }

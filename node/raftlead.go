@@ -1,0 +1,216 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// reign is one leadership of this node, from the moment on that its state
+// contains all that was committed before.
+type reign struct {
+	term    uint64
+	barrier uint64 // index of the entry that showed it
+	applied uint64 // the last entry at or before it that the state can see
+}
+
+// visible is the entry that a state must reach to contain everything up to the
+// commit index. Raft does not show the state its own entries, which a leader
+// writes when it begins, up to the barrier; all later ones are shown.
+func (r *reign) visible(commit uint64) uint64 {
+	if commit <= r.barrier {
+		return r.applied
+	}
+	return commit
+}
+
+// takingOver marks the context of Gained, which may propose before all others.
+type takingOver struct{}
+
+// leadLoop takes over and lets go as Raft says. It always drains Raft's channel:
+// Raft's own loop waits for it.
+func (l *raftLog) leadLoop(notify <-chan bool) {
+	leads := false
+	for {
+		if !leads {
+			select {
+			case leads = <-notify:
+			case <-l.stop:
+				return
+			}
+			continue
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			l.lead(ctx)
+		}()
+		stopping := false
+		for leads && !stopping {
+			select {
+			case leads = <-notify:
+			case <-l.stop:
+				stopping = true
+			}
+		}
+		cancel()
+		for ended := false; !ended; {
+			select {
+			case leads = <-notify: // the last word counts
+			case <-done:
+				ended = true
+			}
+		}
+		if stopping {
+			return
+		}
+	}
+}
+
+// lead is one leadership, from its beginning until ctx ends. A step that fails
+// is tried again, after an attempt to hand over to somebody who may do better:
+// until it succeeds this node does not say that it leads.
+func (l *raftLog) lead(ctx context.Context) {
+	defer l.leaderChanged.fire()
+	defer l.reign.Store(nil)
+	term := l.raft.CurrentTerm()
+	for !l.takeOver(ctx, term) {
+		if l.raft.State() == raft.Leader && l.Err() == nil {
+			if err := l.TransferLeadership(ctx); err != nil {
+				l.config.Logger.Warn("leadership could not be handed on", "error", err)
+			}
+		}
+		if !sleep(ctx, l.config.Heartbeat) {
+			return
+		}
+	}
+	l.leading.Store(true)
+	l.leaderChanged.fire()
+	<-ctx.Done()
+	l.leading.Store(false)
+	if l.config.Lost != nil {
+		l.config.Lost()
+	}
+}
+
+// takeOver brings the own state up to date, once, and calls Gained.
+func (l *raftLog) takeOver(ctx context.Context, term uint64) bool {
+	if l.reign.Load() == nil {
+		future := &pending[raft.Future]{}
+		if err := future.wait(ctx, func() raft.Future { return l.raft.Barrier(l.config.Deadline) }); err != nil {
+			if ctx.Err() == nil {
+				l.config.Logger.Warn("new leader cannot reach its own log's end", "error", err)
+			}
+			return false
+		}
+		barrier, ok := future.of.(raft.IndexFuture)
+		if !ok || l.raft.CurrentTerm() != term {
+			return false
+		}
+		l.reign.Store(&reign{term: term, barrier: barrier.Index(), applied: l.AppliedIndex()})
+	}
+	if l.config.Gained == nil {
+		return true
+	}
+	err := l.config.Gained(context.WithValue(ctx, takingOver{}, true), term)
+	if err == nil {
+		return true
+	}
+	l.config.Logger.Warn("taking over leadership failed", "term", term, "error", err)
+	if l.config.Lost != nil {
+		l.config.Lost()
+	}
+	return false
+}
+
+// watch follows what Raft observes, and keeps the mark within markInterval of
+// what is applied.
+func (l *raftLog) watch(events <-chan raft.Observation) {
+	ticker := time.NewTicker(markInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-events:
+		case <-ticker.C:
+			if err := l.mark.sync(); err != nil {
+				l.config.Logger.Error("the applied index could not be marked", "error", err)
+			}
+		case <-l.stop:
+			return
+		}
+		l.observe()
+	}
+}
+
+// observe looks at Raft as it is now; events may be dropped, the state is not.
+func (l *raftLog) observe() {
+	if l.raft.State() == raft.Shutdown && l.Err() == nil {
+		// Nobody but Close and Raft itself, on the leader's own removal, ends it.
+		l.fail(ErrRemoved)
+	}
+	addr, _ := l.raft.LeaderWithID()
+	l.leaderMu.Lock()
+	switch {
+	case addr != "":
+		l.leaderless = time.Time{}
+	case l.leaderless.IsZero():
+		l.leaderless = time.Now()
+	}
+	l.leaderMu.Unlock()
+	l.leaderChanged.fire()
+}
+
+// waitForLeader waits a little for a change of leadership and reports whether a
+// request that began at start should be tried again. Where no leader has been
+// known for long there is no point in waiting once more.
+func (l *raftLog) waitForLeader(ctx context.Context, start time.Time) bool {
+	changed := l.leaderChanged.wait()
+	since := start
+	l.leaderMu.Lock()
+	if !l.leaderless.IsZero() && l.leaderless.Before(since) {
+		since = l.leaderless
+	}
+	l.leaderMu.Unlock()
+	left := l.config.Patience - time.Since(since)
+	if left <= 0 {
+		return false
+	}
+	timer := time.NewTimer(min(left, l.config.Heartbeat/10))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-changed:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// sleep waits and reports whether ctx is still there.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// Leader implements replicatedLog.
+func (l *raftLog) Leader() (Peer, bool) {
+	addr, id := l.raft.LeaderWithID()
+	return Peer{ID: string(id), Addr: string(addr)}, id != ""
+}
+
+// IsLeader implements replicatedLog.
+func (l *raftLog) IsLeader() bool {
+	reign := l.reign.Load()
+	return reign != nil && l.leading.Load() && l.raft.State() == raft.Leader && l.raft.CurrentTerm() == reign.term
+}
+
+// LeaderChanged implements replicatedLog.
+func (l *raftLog) LeaderChanged() <-chan struct{} { return l.leaderChanged.wait() }

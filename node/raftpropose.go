@@ -1,0 +1,178 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Propose implements replicatedLog. Whatever was certainly not appended is tried
+// again while there is hope for a leader.
+func (l *raftLog) Propose(ctx context.Context, command []byte) (Applied, error) {
+	ctx, cancel := l.bounded(ctx)
+	defer cancel()
+	for start := time.Now(); ; {
+		applied, err := l.proposeOnce(ctx, command)
+		if err == nil || !errors.Is(err, ErrNotAppended) || l.Err() != nil {
+			return applied, proposeError(err)
+		}
+		if !l.waitForLeader(ctx, start) {
+			return applied, proposeError(err)
+		}
+	}
+}
+
+func proposeError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("node: propose: %w", err)
+}
+
+// proposeOnce appends here or asks the leader to.
+func (l *raftLog) proposeOnce(ctx context.Context, command []byte) (Applied, error) {
+	if l.raft.State() == raft.Leader {
+		return l.append(ctx, command)
+	}
+	leader, ok := l.Leader()
+	if !ok || leader.ID == l.config.ID || l.config.Peers == nil {
+		return Applied{}, notAppended(ErrNoLeader)
+	}
+	applied, err := l.config.Peers.ProposeHere(ctx, leader, command)
+	if err != nil {
+		return Applied{}, classified(err)
+	}
+	// The caller may look at the local state next. The command is committed
+	// whether or not this node catches up in time.
+	wait, cancel := context.WithTimeout(ctx, l.config.Patience)
+	defer cancel()
+	_ = l.WaitApplied(wait, applied.Index)
+	return applied, nil
+}
+
+// classified keeps what a peer said about the outcome. What says nothing is
+// unknown: a broken connection proves nothing about the command.
+func classified(err error) error {
+	if errors.Is(err, ErrNotAppended) || errors.Is(err, ErrOutcomeUnknown) {
+		return err
+	}
+	if refused := (*RefusedError)(nil); errors.As(err, &refused) {
+		return err
+	}
+	return unknownOutcome(err)
+}
+
+// ProposeHere implements replicatedLog.
+func (l *raftLog) ProposeHere(ctx context.Context, command []byte) (Applied, error) {
+	ctx, cancel := l.bounded(ctx)
+	defer cancel()
+	applied, err := l.append(ctx, command)
+	return applied, proposeError(err)
+}
+
+// append stamps the command and gives it to Raft, as the leader. Many callers at
+// once is what fills Raft's batches: nothing here takes them one by one.
+func (l *raftLog) append(ctx context.Context, command []byte) (Applied, error) {
+	if err := l.mayAppend(ctx); err != nil {
+		return Applied{}, notAppended(err)
+	}
+	if l.config.Stamp != nil {
+		stamped, err := l.config.Stamp(command, time.Now())
+		if err != nil {
+			return Applied{}, &RefusedError{Cause: err}
+		}
+		command = stamped
+	}
+	if len(command) > MaxCommand {
+		return Applied{}, &RefusedError{Cause: fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(command), MaxCommand)}
+	}
+	future := &pending[raft.ApplyFuture]{}
+	if err := future.wait(ctx, func() raft.ApplyFuture { return l.raft.Apply(command, l.config.Deadline) }); err != nil {
+		return Applied{}, l.appendError(err)
+	}
+	l.transfer.clear()
+	result := future.of.Response()
+	if stopped, ok := result.(stoppedResult); ok {
+		return Applied{}, unknownOutcome(stopped.cause)
+	}
+	return Applied{Index: future.of.Index(), Result: result}, nil
+}
+
+// mayAppend refuses on a node that stopped, that does not lead, or that leads but
+// has not finished taking over, unless it is what is taking over that asks.
+func (l *raftLog) mayAppend(ctx context.Context) error {
+	if err := l.Err(); err != nil {
+		return err
+	}
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if l.raft.State() != raft.Leader {
+		return l.notLeader()
+	}
+	if !l.IsLeader() && ctx.Value(takingOver{}) == nil {
+		return errTakingOver
+	}
+	return nil
+}
+
+var errTakingOver = errors.New("the leader is still taking over")
+
+// appendError says what Raft's error means for the command. Everything that is
+// not known to come before the append leaves the outcome unknown: a disk that
+// failed may have written, a leader that was deposed may have sent.
+func (l *raftLog) appendError(err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader):
+		return notAppended(l.notLeader())
+	case errors.Is(err, raft.ErrEnqueueTimeout):
+		return notAppended(err)
+	case errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		if l.transfer.stuck(time.Now(), l.config.Heartbeat) {
+			l.fail(fmt.Errorf("node: leadership transfer never ended: this leader refuses every write: start it again"))
+		}
+		return notAppended(err)
+	}
+	return unknownOutcome(err)
+}
+
+func (l *raftLog) notLeader() error {
+	leader, _ := l.Leader()
+	return &NotLeaderError{Leader: leader}
+}
+
+func notAppended(cause error) error {
+	return fmt.Errorf("%w: %w", ErrNotAppended, cause)
+}
+
+func unknownOutcome(cause error) error {
+	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, cause)
+}
+
+// RefusedError is a command that the leader found not to be valid. It was not
+// appended, and repeating it is of no use.
+type RefusedError struct{ Cause error }
+
+func (e *RefusedError) Error() string { return "refused: " + e.Cause.Error() }
+func (e *RefusedError) Unwrap() error { return e.Cause }
+
+// pending waits for a future of Raft with the caller's own deadline: Raft's
+// timeout bounds the way into its queue only.
+type pending[F raft.Future] struct{ of F }
+
+func (p *pending[F]) wait(ctx context.Context, start func() F) error {
+	done := make(chan error, 1)
+	go func() {
+		p.of = start()
+		done <- p.of.Error()
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

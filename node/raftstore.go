@@ -1,0 +1,107 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/keycustodian/keycustodian/internal/secret"
+)
+
+// raftStores is what Raft keeps: the log, its vote and term, and snapshots.
+type raftStores struct {
+	log       raft.LogStore
+	stable    raft.StableStore
+	snapshots *snapshotStore
+	path      string // of the log's file; "" in memory
+	close     func() error
+}
+
+// openStores opens the stores in dir, which it creates with mode 0700:
+//
+//	dir/log.db                 log, term and vote (bbolt)
+//	dir/snapshots/T-I-M/       meta.json and state.bin of the snapshot at term T, index I
+func openStores(dir string, logger hclog.Logger) (*raftStores, error) {
+	if dir == "" {
+		store := raft.NewInmemStore()
+		return &raftStores{log: store, stable: &voteStore{StableStore: store},
+			snapshots: &snapshotStore{SnapshotStore: raft.NewInmemSnapshotStore()},
+			close:     func() error { return nil }}, nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("node: open log: %w", err)
+	}
+	// Snapshots are written for others to read, 0755 and 0644: the folder above
+	// keeps them out, whatever it was created with.
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("node: open log: %w", err)
+	}
+	path := filepath.Join(dir, "log.db")
+	bolt, err := openBolt(path)
+	if err != nil {
+		return nil, err
+	}
+	snapshots, err := openSnapshots(dir, logger)
+	if err != nil {
+		bolt.Close()
+		return nil, err
+	}
+	// Followers mostly want what was just appended.
+	cache, err := raft.NewLogCache(512, bolt)
+	if err != nil {
+		bolt.Close()
+		return nil, fmt.Errorf("node: open log: %w", err)
+	}
+	return &raftStores{log: cache, stable: &voteStore{StableStore: bolt}, snapshots: snapshots, path: path, close: bolt.Close}, nil
+}
+
+// openBolt opens the log's file. Without these options an append to an aged file
+// writes the whole list of free pages, and a second process waits for ever.
+func openBolt(path string) (store *raftboltdb.BoltStore, err error) {
+	defer func() {
+		// bbolt panics over some kinds of damage instead of returning an error.
+		if cause := recover(); cause != nil {
+			store, err = nil, &DamagedLogError{Path: path, Cause: fmt.Errorf("%v", cause)}
+		}
+	}()
+	_, missing := os.Stat(path)
+	options := *bbolt.DefaultOptions
+	options.Timeout = storeLockTimeout
+	options.NoFreelistSync = true
+	options.FreelistType = bbolt.FreelistMapType
+	store, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &options})
+	switch {
+	case errors.Is(err, bbolterrors.ErrTimeout):
+		return nil, fmt.Errorf("node: open log %s: %w", path, ErrInUse)
+	case errors.Is(err, bbolterrors.ErrInvalid), errors.Is(err, bbolterrors.ErrChecksum), errors.Is(err, bbolterrors.ErrVersionMismatch):
+		return nil, &DamagedLogError{Path: path, Cause: err}
+	case err != nil:
+		return nil, fmt.Errorf("node: open log: %w", err)
+	}
+	if missing != nil { // a new file is there after a power cut only if its folder says so
+		if err := secret.SyncFolder(filepath.Dir(path)); err != nil {
+			store.Close()
+			return nil, err
+		}
+	}
+	return store, nil
+}
+
+// DamagedLogError refuses a start: part of the log or of a snapshot cannot be read.
+type DamagedLogError struct {
+	Path  string
+	Cause error
+}
+
+func (e *DamagedLogError) Error() string {
+	return fmt.Sprintf("node: start refused: %s is damaged: %v; remove this node from the cluster and join with an empty data folder", e.Path, e.Cause)
+}
+
+func (e *DamagedLogError) Unwrap() error { return e.Cause }
