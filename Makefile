@@ -1,0 +1,47 @@
+# What the tests need besides Go. Debian package names; commands to look for.
+PACKAGES := openssl python3 curl
+COMMANDS := openssl python3 curl
+
+# Each fuzz target runs this long in `make fuzz`.
+FUZZTIME ?= 5s
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+.PHONY: build test deps race check fuzz bench
+
+build: ## bin/nodectl, with secrets erased from the heap by the runtime
+	GOEXPERIMENT=runtimesecret go build -trimpath -o bin/nodectl ./cmd/nodectl
+
+test: deps ## everything
+	go build ./...
+	go test -timeout 15m ./...
+
+deps: ## installs what the tests need (root on Debian), or names what is missing
+	@missing=""; for c in $(COMMANDS); do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get -o DPkg::Lock::Timeout=300 update -qq && \
+		apt-get -o DPkg::Lock::Timeout=300 install -y -qq $(PACKAGES); \
+	else echo "the tests need:$$missing (Debian packages: $(PACKAGES))" >&2; exit 1; fi
+
+race: deps
+	go test -race -timeout 20m ./...
+
+check:
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted" >&2; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	GOEXPERIMENT=runtimesecret go vet ./...
+	GOEXPERIMENT=runtimesecret go test ./internal/...
+	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 go vet ./internal/... ./hsm/... ./dkek ./fsm ./transport
+
+fuzz: ## every fuzz target for FUZZTIME
+	@for package in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "fuzz $$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
+bench:
+	go test -run '^$$' -bench . -benchtime 1s ./...
