@@ -5,7 +5,7 @@ COMMANDS := openssl python3 curl
 # Each fuzz target runs this long in `make fuzz`.
 FUZZTIME ?= 5s
 
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .PHONY: build test deps race check fuzz bench
 
