@@ -1,0 +1,28 @@
+package node
+
+import "sync"
+
+// Memory is a data folder in memory, for tests. It outlives a node: another
+// node opened on it after Close is the same node started again. The zero value
+// is empty.
+type Memory struct {
+	files memoryFiles
+	log   memoryStores
+
+	mu    sync.Mutex
+	taken bool
+}
+
+func (m *Memory) take() (func(), error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.taken {
+		return func() {}, ErrInUse
+	}
+	m.taken = true
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.taken = false
+	}, nil
+}
