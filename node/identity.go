@@ -14,7 +14,10 @@ import (
 	"github.com/keycustodian/keycustodian/internal/secret"
 )
 
-const identityFile = "identity"
+const (
+	identityFile = "identity"
+	nodeKeyBox   = "node key" // purpose of the box that seals the node's key
+)
 
 // identity is who this node is: an ID for ever, and an Ed25519 key that signs
 // its TLS handshakes, recipient entries, releases and reports.

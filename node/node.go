@@ -72,12 +72,13 @@ type Node struct {
 	shares     *shareRoom
 	ceremonies *ceremonyRoom
 	face       *face
+	neighbours neighbours
 }
 
 // membership is what a node has from the moment it is in a cluster.
 type membership struct {
 	id      dkek.ClusterID
-	machine *fsm.Machine
+	state   *state
 	log     replicatedLog
 	gossip  *transport.Gossip
 }
@@ -147,7 +148,7 @@ func (n *Node) unseal(ctx context.Context, source secret.Source) error {
 		n.sealed.Store(&err)
 		return err
 	}
-	box, err := secret.NewBox(seal, "node key")
+	box, err := secret.NewBox(seal, nodeKeyBox)
 	if err != nil {
 		return err
 	}
@@ -171,7 +172,7 @@ func (n *Node) unseal(ctx context.Context, source secret.Source) error {
 	}
 	n.sealed.Store(nil)
 	if who.cluster != (dkek.ClusterID{}) {
-		if err := n.enter(who.cluster, nil); err != nil {
+		if err := n.enter(who.cluster); err != nil {
 			return err
 		}
 	}
@@ -213,23 +214,20 @@ func (n *Node) listen() error {
 	return nil
 }
 
-// enter starts the cluster side of the node: the log, then every room. With
-// bootstrap set, this node is the first and only voter.
-func (n *Node) enter(id dkek.ClusterID, bootstrap func(*raftLog) error) error {
-	m := &membership{id: id, machine: fsm.New()}
+// enter starts the cluster side of the node: the log, then every room.
+func (n *Node) enter(id dkek.ClusterID) error {
+	m := &membership{id: id, state: &state{Machine: fsm.New()}}
+	if err := n.directory.load(); err != nil {
+		return err
+	}
 	log, err := n.openLog(m)
 	if err != nil {
 		return err
 	}
 	m.log = log
-	if bootstrap != nil {
-		if err := bootstrap(log); err != nil {
-			return errors.Join(err, log.Close(context.Background()))
-		}
-	}
 	n.cluster.Store(m)
-	n.registerPeerCalls()
-	n.startMembers(log)
+	n.handleLog(log)
+	n.startMembers()
 	n.device.start()
 	n.pins.start()
 	n.shares.start()

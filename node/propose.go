@@ -80,7 +80,7 @@ func resultOf(applied Applied) (fsm.Result, error) {
 // view is the local state as it is now; it may lag behind the cluster's.
 func (n *Node) view() *fsm.View {
 	if m := n.cluster.Load(); m != nil {
-		return m.machine.State()
+		return m.state.State()
 	}
 	return fsm.New().State()
 }
@@ -94,8 +94,5 @@ func (n *Node) consistent(ctx context.Context) (*fsm.View, error) {
 	if _, err := m.log.ReadBarrier(ctx); err != nil {
 		return nil, fmt.Errorf("node: consistent read: %w", err)
 	}
-	return m.machine.State(), nil
+	return m.state.State(), nil
 }
-
-// changed is closed when the state next changes. Ask for it before looking.
-func (n *Node) changed() <-chan struct{} { return n.cluster.Load().machine.Changed() }

@@ -1,0 +1,112 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync/atomic"
+
+	"github.com/keycustodian/keycustodian/dkek"
+	"github.com/keycustodian/keycustodian/transport"
+)
+
+const sponsorsFile = "sponsors"
+
+// sponsor is a member that the authenticated answer to a join named: a joiner
+// accepts Raft from these until it has caught up and knows better.
+type sponsor struct {
+	Node        string `json:"node"`
+	Fingerprint string `json:"fingerprint"`
+	Addr        string `json:"addr"`
+}
+
+// directory answers the transport's question who is who, from the local state.
+type directory struct {
+	node     *Node
+	sponsors atomic.Pointer[[]sponsor] // nil once the state knows this node
+}
+
+func newDirectory(n *Node) *directory { return &directory{node: n} }
+
+// IsMember implements transport.Directory.
+func (d *directory) IsMember(f transport.Fingerprint) bool {
+	if _, ok := d.node.view().MemberByFingerprint(dkek.Fingerprint(f)); ok {
+		return true
+	}
+	for _, s := range d.trusted() {
+		if s.Fingerprint == f.String() {
+			return true
+		}
+	}
+	return false
+}
+
+// IsClient implements transport.Directory.
+func (d *directory) IsClient(f transport.Fingerprint) bool {
+	view := d.node.view()
+	if _, ok := view.Client(dkek.Fingerprint(f)); ok {
+		return true
+	}
+	_, ok := view.Operator(dkek.Fingerprint(f))
+	return ok
+}
+
+// MemberAt implements transport.Directory.
+func (d *directory) MemberAt(addr string) (transport.Fingerprint, bool) {
+	for m := range d.node.view().Members() {
+		if m.Addr == addr {
+			return transport.Fingerprint(m.Fingerprint), true
+		}
+	}
+	for _, s := range d.trusted() {
+		if s.Addr == addr {
+			f, err := transport.ParseFingerprint(s.Fingerprint)
+			return f, err == nil
+		}
+	}
+	return transport.Fingerprint{}, false
+}
+
+// trusted are the sponsors, as long as the state does not know this node.
+func (d *directory) trusted() []sponsor {
+	sponsors := d.sponsors.Load()
+	if sponsors == nil {
+		return nil
+	}
+	if _, ok := d.node.view().Member(d.node.id); ok {
+		d.sponsors.Store(nil)
+		return nil
+	}
+	return *sponsors
+}
+
+// sponsor keeps whom the join's answer named, also across a restart.
+func (d *directory) sponsor(sponsors []sponsor) error {
+	content, err := json.Marshal(sponsors)
+	if err != nil {
+		return err
+	}
+	if err := d.node.files.write(sponsorsFile, content); err != nil {
+		return fmt.Errorf("node: join: %w", err)
+	}
+	d.sponsors.Store(&sponsors)
+	return nil
+}
+
+// load reads the sponsors of a join that has not caught up yet.
+func (d *directory) load() error {
+	content, err := d.node.files.read(sponsorsFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("node: sponsors: %w", err)
+	}
+	var sponsors []sponsor
+	if err := json.Unmarshal(content, &sponsors); err != nil {
+		return fmt.Errorf("node: the file %q is damaged: remove this node and join anew with an empty data folder", sponsorsFile)
+	}
+	d.sponsors.Store(&sponsors)
+	return nil
+}

@@ -1,0 +1,167 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keycustodian/keycustodian/dkek"
+	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/transport"
+)
+
+// tendEvery is how often a leader compares Raft's configuration with the table
+// of members, beside every change of the table.
+const tendEvery = time.Second
+
+// ownGroup is what a node's own Raft group has beyond a replicated log: members
+// that this node, as its leader, adds and removes. A host's log has none of it;
+// there the host says who is a member.
+type ownGroup interface {
+	replicatedLog
+	Bootstrap() error
+	AddMember(ctx context.Context, peer Peer) error
+	Promote(ctx context.Context, peer Peer) error
+	RemoveMember(ctx context.Context, id string) error
+}
+
+func (n *Node) raft() ownGroup { return n.cluster.Load().log.(ownGroup) }
+
+// startMembers keeps connections, Raft's configuration and this node's own row
+// in step with the table of members.
+func (n *Node) startMembers() {
+	n.server.HandleJoin(n.answerJoin)
+	members := n.watch(fsm.TableMembers, fsm.TableRemoved)
+	access := n.watch(fsm.TableRemoved, fsm.TableChanges, fsm.TableClients, fsm.TableGoverns)
+	n.run(func(ctx context.Context) { n.tendMembers(ctx, members) })
+	n.run(func(ctx context.Context) { n.cutRemoved(ctx, access) })
+	n.run(n.announceAddress)
+}
+
+// tendMembers makes Raft's configuration what the table says, while this node
+// leads. One step at a time: whatever fails is tried again at the next look.
+func (n *Node) tendMembers(ctx context.Context, changed <-chan struct{}) {
+	ticker := time.NewTicker(tendEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-ticker.C:
+		}
+		if group := n.raft(); group.IsLeader() {
+			if err := n.tend(ctx, group); err != nil && ctx.Err() == nil {
+				n.logger.Info("members: not in step yet", "reason", err)
+			}
+		}
+	}
+}
+
+func (n *Node) tend(ctx context.Context, group ownGroup) error {
+	view := n.view()
+	inRaft := make(map[string]LogMember)
+	for _, m := range group.Stats().Members {
+		inRaft[m.ID] = m
+	}
+	var errs []error
+	for m := range view.Members() {
+		present, ok := inRaft[m.ID.String()]
+		delete(inRaft, m.ID.String())
+		peer := Peer{ID: m.ID.String(), Addr: m.Addr}
+		switch {
+		case !ok:
+			errs = append(errs, group.AddMember(ctx, peer))
+		case present.Addr != m.Addr && present.Voter:
+			errs = append(errs, group.Promote(ctx, peer))
+		case present.Addr != m.Addr:
+			errs = append(errs, group.AddMember(ctx, peer))
+		case !present.Voter:
+			errs = append(errs, group.Promote(ctx, peer)) // waits until it has caught up
+		case !m.Voter:
+			_, err := n.do(ctx, &fsm.MemberPromote{Node: m.ID})
+			errs = append(errs, err)
+		}
+	}
+	for id := range inRaft {
+		errs = append(errs, group.RemoveMember(ctx, id))
+	}
+	return errors.Join(errs...)
+}
+
+// cutRemoved closes the connections of whoever lost its place.
+func (n *Node) cutRemoved(ctx context.Context, changed <-chan struct{}) {
+	known := map[dkek.Fingerprint]bool{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+		view := n.view()
+		present := fingerprints(view)
+		for f := range known {
+			if !present[f] {
+				n.server.Cut(transport.Fingerprint(f))
+			}
+		}
+		known = present
+		if removed, ok := view.Removed(n.id); ok {
+			n.stop(fmt.Errorf("node: %w (log index %d): it does not come back under this ID: join again with an empty data folder", ErrRemoved, removed.Index))
+			return
+		}
+	}
+}
+
+// fingerprints are those of everybody who may speak to this node.
+func fingerprints(view *fsm.View) map[dkek.Fingerprint]bool {
+	present := map[dkek.Fingerprint]bool{}
+	for m := range view.Members() {
+		present[m.Fingerprint] = true
+	}
+	for c := range view.Clients() {
+		present[c.Fingerprint] = true
+	}
+	if cluster, ok := view.Cluster(); ok {
+		for _, o := range cluster.Operators.Operators {
+			present[o.Fingerprint] = true
+		}
+	}
+	return present
+}
+
+// announceAddress tells the cluster where this node is now, if it was elsewhere
+// before. The others may not be reached yet, or not know it under this address:
+// proposals go out from here, so they find the leader.
+func (n *Node) announceAddress(ctx context.Context) {
+	ticker := time.NewTicker(tendEvery)
+	defer ticker.Stop()
+	for {
+		if m, ok := n.view().Member(n.id); ok && m.Addr == n.config.Advertise {
+			return
+		} else if ok {
+			if _, err := n.do(ctx, &fsm.MemberAddress{Node: n.id, Addr: n.config.Advertise}); err != nil && ctx.Err() == nil {
+				n.logger.Warn("members: the new address is not announced yet", "address", n.config.Advertise, "reason", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// Leave takes this node out of its cluster, for good.
+func (n *Node) Leave(ctx context.Context, reason string) error {
+	if n.cluster.Load() == nil {
+		return ErrNoCluster
+	}
+	_, err := n.do(ctx, &fsm.MemberRemove{Node: n.id, Reason: reason})
+	return err
+}
+
+func (n *Node) watch(tables ...fsm.Table) <-chan struct{} {
+	return n.cluster.Load().state.watch(tables...)
+}

@@ -1,0 +1,133 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/keycustodian/keycustodian/dkek"
+	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/transport"
+)
+
+// Bodies of peer calls are deterministic CBOR, read strictly: a field that this
+// version does not know is an error.
+var (
+	wireEncoder = mustMode(cbor.CoreDetEncOptions().EncMode())
+	wireDecoder = mustMode(cbor.DecOptions{
+		DupMapKey: cbor.DupMapKeyEnforcedAPF, ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
+		IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden, MaxNestedLevels: 16,
+	}.DecMode())
+)
+
+func mustMode[M any](mode M, err error) M {
+	if err != nil {
+		panic(err) // the options are constants
+	}
+	return mode
+}
+
+// Codes of peer calls beside those of fsm and transport.
+var wireCodes = map[string]error{
+	"no-leader":       ErrNoLeader,
+	"not-appended":    ErrNotAppended,
+	"outcome-unknown": ErrOutcomeUnknown,
+	"sealed":          ErrSealed,
+	"no-cluster":      ErrNoCluster,
+	"stale":           ErrStale,
+	"no-dkek":         ErrNoDKEK,
+	"not-here":        ErrNotHere,
+	"forbidden":       ErrForbidden,
+}
+
+// peerError is an error that another node answered, or that is sent to one.
+type peerError struct {
+	code string
+	text string
+	base error // what errors.Is finds; nil for an unknown code
+}
+
+func (e *peerError) Error() string     { return e.text }
+func (e *peerError) Unwrap() error     { return e.base }
+func (e *peerError) ErrorCode() string { return e.code }
+
+// toWire gives an error the code under which the other side finds it again.
+func toWire(err error) error {
+	if err == nil {
+		return nil
+	}
+	var refused *fsm.Error
+	if errors.As(err, &refused) {
+		return &peerError{code: string(refused.Code), text: refused.Message}
+	}
+	for code, sentinel := range wireCodes {
+		if errors.Is(err, sentinel) {
+			return &peerError{code: code, text: err.Error()}
+		}
+	}
+	return err
+}
+
+// fromWire finds the error again.
+func fromWire(err error) error {
+	var remote *transport.RemoteError
+	if !errors.As(err, &remote) {
+		return err
+	}
+	for _, code := range fsm.Codes() {
+		if remote.Code == string(code) {
+			return &fsm.Error{Code: code, Message: remote.Message}
+		}
+	}
+	return &peerError{code: remote.Code, text: remote.Message, base: wireCodes[remote.Code]}
+}
+
+// call asks another member.
+func (n *Node) call(ctx context.Context, to dkek.NodeID, method string, request, answer any) error {
+	member, ok := n.view().Member(to)
+	if !ok {
+		return fmt.Errorf("node: call %s: node %s is no member", method, to)
+	}
+	return n.callPeer(ctx, transport.Peer{Fingerprint: transport.Fingerprint(member.Fingerprint), Addr: member.Addr}, method, request, answer)
+}
+
+func (n *Node) callPeer(ctx context.Context, peer transport.Peer, method string, request, answer any) error {
+	body, err := wireEncoder.Marshal(request)
+	if err != nil {
+		return fmt.Errorf("node: call %s: %w", method, err)
+	}
+	body, err = n.server.Peers().Call(ctx, peer, method, body)
+	if err != nil {
+		return fromWire(err)
+	}
+	if err := wireDecoder.Unmarshal(body, answer); err != nil {
+		return fmt.Errorf("node: call %s: the answer cannot be read: %w", method, err)
+	}
+	return nil
+}
+
+// handle answers members' calls of one method. from is the caller, who proved
+// its key on this connection.
+func handle[Q, A any](n *Node, method string, answer func(ctx context.Context, from *fsm.Member, request Q) (A, error)) {
+	err := n.server.Peers().Handle(method, func(ctx context.Context, from transport.Fingerprint, body []byte) ([]byte, error) {
+		member, ok := n.view().MemberByFingerprint(dkek.Fingerprint(from))
+		if !ok {
+			// A sponsor while this node catches up: Raft's affair only.
+			return nil, &transport.RemoteError{Code: transport.CodeNotMember, Message: "this node does not know you yet"}
+		}
+		var request Q
+		if err := wireDecoder.Unmarshal(body, &request); err != nil {
+			return nil, &transport.RemoteError{Code: transport.CodeMalformed, Message: "the request cannot be read"}
+		}
+		out, err := answer(ctx, member, request)
+		if err != nil {
+			return nil, toWire(err)
+		}
+		return wireEncoder.Marshal(out)
+	})
+	if err != nil {
+		panic(err) // the method's name is a constant
+	}
+}
