@@ -127,10 +127,9 @@ func (n *Node) letIn(ctx context.Context, request transport.JoinRequest) (joinAn
 			answer.Sponsors = append(answer.Sponsors, sponsor{Node: m.ID.String(), Fingerprint: m.Fingerprint.String(), Addr: m.Addr})
 		}
 	}
-	for record := range view.Governs() {
+	for record := range view.Governs(1) {
 		answer.Chain = append(answer.Chain, *record)
 	}
-	slices.SortFunc(answer.Chain, func(a, b fsm.GovernRecord) int { return int(a.Number) - int(b.Number) })
 	return answer, nil
 }
 
@@ -196,7 +195,7 @@ func (n *Node) Init(ctx context.Context, options InitOptions) (dkek.ClusterID, e
 			return dkek.ClusterID{}, err
 		}
 	}
-	if err := n.raft().Bootstrap(); err != nil && !errors.Is(err, ErrInitialised) {
+	if err := n.raft().Bootstrap(ctx); err != nil && !errors.Is(err, ErrInitialised) {
 		return dkek.ClusterID{}, fmt.Errorf("node: init: %w", err)
 	}
 	if _, err := n.do(ctx, command); err != nil && !errors.Is(err, fsm.Exists) {
@@ -229,7 +228,10 @@ func (n *Node) initCommand(options InitOptions, again bool) (*fsm.Init, error) {
 	if again {
 		command.Cluster = n.Cluster()
 	}
-	slices.SortFunc(command.Operators, func(a, b fsm.Operator) int { return bytes.Compare(a.Fingerprint[:], b.Fingerprint[:]) })
+	slices.SortFunc(command.Operators, func(a, b fsm.Operator) int {
+		x, y := a.Fingerprint(), b.Fingerprint()
+		return bytes.Compare(x[:], y[:])
+	})
 	trial := fsm.Command{Header: fsm.Header{Request: newRequest(), Time: n.now().UnixMilli(), Actor: n.self()}, Body: command}
 	if err := fsm.Validate(fsm.New().State(), trial); err != nil {
 		return nil, fmt.Errorf("node: init: %w", err)

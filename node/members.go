@@ -20,11 +20,13 @@ const tendEvery = time.Second
 // there the host says who is a member.
 type ownGroup interface {
 	replicatedLog
-	Bootstrap() error
+	Bootstrap(ctx context.Context) error
 	AddMember(ctx context.Context, peer Peer) error
-	Promote(ctx context.Context, peer Peer) error
+	Promote(ctx context.Context, id string) error
 	RemoveMember(ctx context.Context, id string) error
 }
+
+var _ ownGroup = (*raftLog)(nil)
 
 func (n *Node) raft() ownGroup { return n.cluster.Load().log.(ownGroup) }
 
@@ -73,12 +75,10 @@ func (n *Node) tend(ctx context.Context, group ownGroup) error {
 		switch {
 		case !ok:
 			errs = append(errs, group.AddMember(ctx, peer))
-		case present.Addr != m.Addr && present.Voter:
-			errs = append(errs, group.Promote(ctx, peer))
 		case present.Addr != m.Addr:
-			errs = append(errs, group.AddMember(ctx, peer))
+			errs = append(errs, group.AddMember(ctx, peer)) // a voter stays one
 		case !present.Voter:
-			errs = append(errs, group.Promote(ctx, peer)) // waits until it has caught up
+			errs = append(errs, group.Promote(ctx, peer.ID)) // waits until it has caught up
 		case !m.Voter:
 			_, err := n.do(ctx, &fsm.MemberPromote{Node: m.ID})
 			errs = append(errs, err)
@@ -125,7 +125,7 @@ func fingerprints(view *fsm.View) map[dkek.Fingerprint]bool {
 	}
 	if cluster, ok := view.Cluster(); ok {
 		for _, o := range cluster.Operators.Operators {
-			present[o.Fingerprint] = true
+			present[o.Fingerprint()] = true
 		}
 	}
 	return present

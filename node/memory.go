@@ -1,6 +1,10 @@
 package node
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
 
 // Memory is a data folder in memory, for tests. It outlives a node: another
 // node opened on it after Close is the same node started again. The zero value
@@ -25,4 +29,18 @@ func (m *Memory) take() (func(), error) {
 		defer m.mu.Unlock()
 		m.taken = false
 	}, nil
+}
+
+// memoryStores are Raft's stores in memory.
+type memoryStores struct {
+	log       *raft.InmemStore
+	snapshots *raft.InmemSnapshotStore
+}
+
+// open returns the stores as they were left, or empty ones.
+func (m *memoryStores) open() *memoryStores {
+	if m.log == nil {
+		m.log, m.snapshots = raft.NewInmemStore(), raft.NewInmemSnapshotStore()
+	}
+	return m
 }

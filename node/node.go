@@ -77,10 +77,10 @@ type Node struct {
 
 // membership is what a node has from the moment it is in a cluster.
 type membership struct {
-	id      dkek.ClusterID
-	state   *state
-	log     replicatedLog
-	gossip  *transport.Gossip
+	id     dkek.ClusterID
+	state  *state
+	log    replicatedLog
+	gossip *transport.Gossip
 }
 
 // Open starts a node. A node that was in a cluster goes on in it; one that

@@ -1,0 +1,101 @@
+package nodetest
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/keycustodian/keycustodian/hsm"
+	"github.com/keycustodian/keycustodian/hsm/hsmtest"
+	"github.com/keycustodian/keycustodian/hsm/soft"
+	"github.com/keycustodian/keycustodian/internal/secret"
+	"github.com/keycustodian/keycustodian/node"
+)
+
+// PINs of every device under test.
+const (
+	PIN   = "648219"
+	SOPIN = "3537363231383830"
+)
+
+// Member is one node under test. What it keeps, and its device, outlive Close,
+// Crash and Start.
+type Member struct {
+	*node.Node // nil while it is not running
+	Name       string
+	Host       string // in Cluster.Network
+	// Device fails on purpose where a test asks it to.
+	Device *hsmtest.Faulty
+	// Config is what Start opens the node with; a test may change it between.
+	Config  node.Config
+	cluster *Cluster
+}
+
+// NewMember prepares a member with an empty data folder and a blank device; it
+// is not started.
+func (c *Cluster) NewMember() *Member {
+	i := len(c.Members)
+	m := &Member{Name: fmt.Sprintf("node-%d", i), cluster: c}
+	m.Host = fmt.Sprintf("10.0.0.%d", i+1)
+	m.Config = node.Config{
+		Memory: &node.Memory{}, Name: m.Name, Listen: m.Host + ":7400",
+		Network: c.Network.Host(m.Host), Seal: secret.Fixed(secret.Random(secret.KeySize)), Logger: c.options.Logger,
+	}
+	if c.options.Now != nil {
+		m.Config.Now = func() time.Time { return c.options.Now(i) }
+	}
+	m.NewDevice()
+	c.Members = append(c.Members, m)
+	return m
+}
+
+// NewDevice puts a blank device in the place of the old one, as after its death.
+// Not while the member is running.
+func (m *Member) NewDevice() {
+	m.Device = hsmtest.Fault(soft.NewMemory(soft.Options{Slots: m.cluster.options.Slots}))
+	m.Config.Device = hsm.Token{Device: unplugged{m.Device}, PIN: pin(PIN), SOPIN: pin(SOPIN)}
+}
+
+// unplugged is a device that its node cannot end: it is plugged in again.
+type unplugged struct{ hsm.Device }
+
+func (unplugged) Close() error { return nil }
+
+func pin(text string) hsm.Source {
+	return func(context.Context) (*hsm.Secret, error) { return hsm.NewSecret([]byte(text)), nil }
+}
+
+// Start opens the node.
+func (m *Member) Start() {
+	m.cluster.T.Helper()
+	m.cluster.Network.Resume(m.Host)
+	opened, err := node.Open(m.cluster.T.Context(), m.Config)
+	if err != nil {
+		m.cluster.T.Fatalf("%s: %v", m.Name, err)
+	}
+	m.Node = opened
+}
+
+// Close ends the node in order.
+func (m *Member) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := m.Node.Close(ctx); err != nil {
+		m.cluster.T.Logf("%s: close: %v", m.Name, err)
+	}
+	m.Node = nil
+}
+
+// Crash ends the node without a word to the others: its connections are gone
+// first, so that nothing it does on its way out is heard.
+func (m *Member) Crash() {
+	m.cluster.Network.Crash(m.Host)
+	m.Close()
+}
+
+// Restart is Crash and Start.
+func (m *Member) Restart() {
+	m.cluster.T.Helper()
+	m.Crash()
+	m.Start()
+}
