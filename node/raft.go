@@ -26,6 +26,7 @@ type raftTransport interface {
 type raftConfig struct {
 	ID        string        // the node ID in hex: permanent and never reused
 	Dir       string        // folder of the stores; "" keeps all in memory, for tests
+	Memory    *memoryStores // with Dir "": what outlives a restart; nil for nothing
 	Transport raftTransport // closed by Close
 	Machine   machine
 	Peers     peerCalls
@@ -99,7 +100,7 @@ func openRaft(config raftConfig) (_ *raftLog, err error) {
 		return nil, fmt.Errorf("node: open log: %w", err)
 	}
 	logger := raftLogger(config.Logger)
-	stores, err := openStores(config.Dir, logger)
+	stores, err := openStores(config.Dir, config.Memory, logger)
 	if err != nil {
 		return nil, err
 	}

@@ -28,11 +28,14 @@ type raftStores struct {
 //
 //	dir/log.db                 log, term and vote (bbolt)
 //	dir/snapshots/T-I-M/       meta.json and state.bin of the snapshot at term T, index I
-func openStores(dir string, logger hclog.Logger) (*raftStores, error) {
+func openStores(dir string, memory *memoryStores, logger hclog.Logger) (*raftStores, error) {
 	if dir == "" {
-		store := raft.NewInmemStore()
-		return &raftStores{log: store, stable: &voteStore{StableStore: store},
-			snapshots: &snapshotStore{SnapshotStore: raft.NewInmemSnapshotStore()},
+		if memory == nil {
+			memory = new(memoryStores)
+		}
+		memory.open()
+		return &raftStores{log: memory.log, stable: &voteStore{StableStore: memory.log},
+			snapshots: &snapshotStore{SnapshotStore: memory.snapshots},
 			close:     func() error { return nil }}, nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
