@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/keycustodian/keycustodian/hsm/keyblob"
@@ -21,8 +22,8 @@ func TestSizes(t *testing.T) {
 		key  keyblob.PrivateKey
 		size int
 	}{
-		{keyblob.RSA{Key: newRSA(t, 2048), Algorithms: none}, 587},
-		{keyblob.RSA{Key: newRSA(t, 4096), Algorithms: none}, 1099},
+		{keyblob.RSA{Key: everyKey(t)["rsa-2048"].(keyblob.RSA).Key, Algorithms: none}, 587},
+		{keyblob.RSA{Key: everyKey(t)["rsa-4096"].(keyblob.RSA).Key, Algorithms: none}, 1099},
 		{keyblob.EC{Key: newEC(t, elliptic.P256()), Algorithms: none}, 363},
 		{keyblob.AES{Key: random(32)}, 94},
 	} {
@@ -61,25 +62,42 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// everyKey returns one key of each type and size, made once: RSA takes its time.
 func everyKey(t *testing.T) map[string]keyblob.PrivateKey {
 	t.Helper()
+	all, err := madeOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+var madeOnce = sync.OnceValues(func() (map[string]keyblob.PrivateKey, error) {
 	all := make(map[string]keyblob.PrivateKey)
 	for _, bits := range []int{1024, 2048, 3072, 4096} {
-		all[fmt.Sprintf("rsa-%d", bits)] = keyblob.RSA{Key: newRSA(t, bits)}
+		key, err := rsa.GenerateKey(rand.Reader, bits)
+		if err != nil {
+			return nil, err
+		}
+		all[fmt.Sprintf("rsa-%d", bits)] = keyblob.RSA{Key: key}
 	}
 	for _, curve := range []elliptic.Curve{elliptic.P224(), elliptic.P256(), elliptic.P384(), elliptic.P521()} {
-		all[curve.Params().Name] = keyblob.EC{Key: newEC(t, curve)}
+		key, err := ecdsa.GenerateKey(curve, rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		all[curve.Params().Name] = keyblob.EC{Key: key}
 	}
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	all["ed25519"] = keyblob.Ed25519{Key: private}
 	for _, size := range []int{16, 24, 32} {
 		all[fmt.Sprintf("aes-%d", 8*size)] = keyblob.AES{Key: random(size)}
 	}
-	return all
-}
+	return all, nil
+})
 
 func newKeys(t testing.TB, dkek *secret.Bytes) *keyblob.Keys {
 	t.Helper()
