@@ -64,6 +64,44 @@ func TestAnotherDKEKIsSaidSo(t *testing.T) {
 	}
 }
 
+// Under a right MAC too, a blob is refused that says more than is understood, or
+// has other padding than the format's.
+func TestUnwrapRefusesForeignLayout(t *testing.T) {
+	keys := newKeys(t, fixedDKEK())
+	oid, none := fromHex(t, "6086480165030401"), []byte(nil)
+	// 8 random bytes, size, key, padding: two blocks.
+	good := append(append(make([]byte, 8), 0, 16), append(random(16), 0x80, 0, 0, 0, 0, 0)...)
+	ec, err := keys.Wrap(keyblob.EC{Key: newEC(t, elliptic.P256())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := func(at int, b byte) []byte {
+		p := bytes.Clone(good)
+		p[at] = b
+		return p
+	}
+	for name, test := range map[string]struct {
+		blob []byte
+		want error
+	}{
+		"as it should be":             {sealWith(t, 15, good, oid, none, none, none), nil},
+		"another AES identifier":      {sealWith(t, 15, good, []byte{1}, none, none, none), nil},
+		"another EC identifier":       {sealWith(t, 12, open(t, ec), []byte{1}, none, none, none), keyblob.ErrUnsupported},
+		"an access condition":         {sealWith(t, 15, good, oid, none, []byte{1}, none), keyblob.ErrUnsupported},
+		"a key identifier":            {sealWith(t, 15, good, oid, none, none, []byte{1}), keyblob.ErrUnsupported},
+		"an unknown type":             {sealWith(t, 99, good, oid, none, none, none), keyblob.ErrUnsupported},
+		"a long algorithm list":       {sealWith(t, 15, good, oid, random(65), none, none), keyblob.ErrMalformed},
+		"no ciphertext":               {sealWith(t, 15, nil, oid, none, none, none), keyblob.ErrMalformed},
+		"padding without its mark":    {sealWith(t, 15, changed(26, 0), oid, none, none, none), keyblob.ErrMalformed},
+		"padding with something else": {sealWith(t, 15, changed(31, 1), oid, none, none, none), keyblob.ErrMalformed},
+		"a block of padding too many": {sealWith(t, 15, append(bytes.Clone(good), make([]byte, 16)...), oid, none, none, none), keyblob.ErrMalformed},
+	} {
+		if _, err := keys.Unwrap(test.blob); !errors.Is(err, test.want) {
+			t.Errorf("%s: got %v, want %v", name, err, test.want)
+		}
+	}
+}
+
 // What Unwrap would refuse is not wrapped: such a backup would be none.
 func TestWrapRefuses(t *testing.T) {
 	keys := newKeys(t, secret.Random(32))
@@ -71,6 +109,7 @@ func TestWrapRefuses(t *testing.T) {
 	mixed.PublicKey = newEC(t, elliptic.P256()).PublicKey
 	one := newRSA(t, 1024)
 	wrong := &rsa.PrivateKey{PublicKey: one.PublicKey, D: new(big.Int).Add(one.D, big.NewInt(2)), Primes: one.Primes}
+	long := &rsa.PrivateKey{PublicKey: one.PublicKey, D: new(big.Int).Lsh(one.D, 2000), Primes: one.Primes}
 	ed := random(64)
 	for name, test := range map[string]struct {
 		key  keyblob.PrivateKey
@@ -78,6 +117,7 @@ func TestWrapRefuses(t *testing.T) {
 	}{
 		"RSA without a key":         {keyblob.RSA{}, keyblob.ErrMalformed},
 		"RSA with another exponent": {keyblob.RSA{Key: wrong}, keyblob.ErrMalformed},
+		"RSA with a long exponent":  {keyblob.RSA{Key: long}, keyblob.ErrMalformed},
 		"RSA without primes":        {keyblob.RSA{Key: &rsa.PrivateKey{PublicKey: one.PublicKey, D: one.D}}, keyblob.ErrUnsupported},
 		"EC without a key":          {keyblob.EC{}, keyblob.ErrMalformed},
 		"EC without a curve":        {keyblob.EC{Key: &ecdsa.PrivateKey{}}, keyblob.ErrMalformed},

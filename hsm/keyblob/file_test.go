@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/asn1"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/keycustodian/keycustodian/hsm/keyblob"
@@ -69,6 +70,7 @@ func TestFileRefuses(t *testing.T) {
 		"shorter than said":                "3004040141",
 		"length not minimal":               "308103040141",
 		"length with a leading zero":       "30820003040141",
+		"long length with a zero":          "30820083" + "048180" + strings.Repeat("00", 128),
 		"length indefinite":                "30800401410000",
 		"length of three bytes":            "3083000003040141",
 		"long tag":                         "30051f81010141",

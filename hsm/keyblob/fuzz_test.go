@@ -94,10 +94,16 @@ func seal(t testing.TB, kind byte, plaintext []byte) []byte {
 	oid := map[byte]string{
 		5: "04007f00070202020102", 6: "04007f00070202020102", 12: "04007f00070202020203", 15: "6086480165030401", 0xED: "2b6570",
 	}[kind]
-	kcv, enc, mac := wrapping(t)
-	id := fromHex(t, oid)
-	blob := append(append(kcv, kind, 0, byte(len(id))), id...)
-	blob = append(blob, 0, 0, 0, 0, 0, 0)
+	return sealWith(t, kind, plaintext, fromHex(t, oid), nil, nil, nil)
+}
+
+// sealWith is seal with header fields of any content.
+func sealWith(t testing.TB, kind byte, plaintext []byte, fields ...[]byte) []byte {
+	blob, enc, mac := wrapping(t)
+	blob = append(blob, kind)
+	for _, field := range fields {
+		blob = append(append(blob, 0, byte(len(field))), field...)
+	}
 	ciphertext := make([]byte, (len(plaintext)+15)/16*16)
 	copy(ciphertext, plaintext)
 	cipher.NewCBCEncrypter(enc, make([]byte, 16)).CryptBlocks(ciphertext, ciphertext)
