@@ -14,8 +14,8 @@ type CeremonyTerms struct {
 const (
 	CeremonyOpen     = "open"     // waits for approvals
 	CeremonyApproved = "approved" // shares may move
-	CeremonyDone     = "done"     // ended well
-	CeremonyFailed   = "failed"   // ended otherwise: failed, denied, lost, expired
+	CeremonyDone     = "done"     // ended well: success, or unproven (a drill may still prove it)
+	CeremonyFailed   = "failed"   // ended otherwise: failed, denied, lost, expired, void
 )
 
 // Ceremony is a recorded, signed, approved act.
@@ -26,8 +26,8 @@ type Ceremony struct {
 	Kind string `json:"kind"`
 	// State is "open", "approved", "done" or "failed".
 	State string `json:"state"`
-	// Outcome says how it ended: "success", "failed", "denied", "lost",
-	// "expired".
+	// Outcome says how it ended: "success", "unproven", "failed", "denied",
+	// "lost", "expired", "void".
 	Outcome string `json:"outcome,omitempty"`
 	// Detail says more about the outcome.
 	Detail string `json:"detail,omitempty"`

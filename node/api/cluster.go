@@ -6,8 +6,8 @@ import "time"
 type Cluster struct {
 	// ID of the cluster.
 	ID string `json:"id"`
-	// Name that was given at init; may be empty.
-	Name string `json:"name,omitempty"`
+	// Name that was given at init.
+	Name string `json:"name"`
 	// Incarnation is the number of times that the cluster was recovered, plus
 	// one.
 	Incarnation uint64 `json:"incarnation"`
@@ -29,8 +29,8 @@ type Endpoint struct {
 
 // InitRequest makes a cluster of the one node that is asked.
 type InitRequest struct {
-	// Name of the cluster, for people; may be empty.
-	Name string `json:"name,omitempty"`
+	// Name of the cluster, [a-z0-9][a-z0-9-]{0,62}.
+	Name string `json:"name"`
 	// Operators are the first operator set.
 	Operators []OperatorKey `json:"operators"`
 	// Approvals is how many operators must approve a ceremony, 1 to the
@@ -128,7 +128,7 @@ type TokenCreateRequest struct {
 	Fingerprint string `json:"fingerprint"`
 	// Name for people.
 	Name string `json:"name,omitempty"`
-	// ExpiresSeconds is how long it works, 60 to 604800; 0 is 3600.
+	// ExpiresSeconds is how long it works, 60 to 2592000; 0 is 3600.
 	ExpiresSeconds int64 `json:"expires_seconds,omitempty"`
 }
 

@@ -19,6 +19,8 @@ const (
 	CodeExpired    Code = "expired"
 	CodeTooMany    Code = "too_many"
 	CodeWrongState Code = "wrong_state" // not now: disabled, pending, not approved
+	// CodeUnknownKind is a command that some version does not know.
+	CodeUnknownKind Code = "unknown_kind"
 )
 
 // Codes that a node gives by itself.
@@ -58,6 +60,7 @@ var meaning = map[Code]struct{ status, exit int }{
 	CodeExpired:         {http.StatusGone, ExitFailed},
 	CodeTooMany:         {http.StatusUnprocessableEntity, ExitFailed},
 	CodeWrongState:      {http.StatusConflict, ExitFailed},
+	CodeUnknownKind:     {http.StatusNotImplemented, ExitFailed},
 	CodeUnauthenticated: {http.StatusUnauthorized, ExitFailed},
 	CodeForbidden:       {http.StatusForbidden, ExitFailed},
 	CodeTooLarge:        {http.StatusRequestEntityTooLarge, ExitFailed},

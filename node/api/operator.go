@@ -4,7 +4,7 @@ import "time"
 
 // OperatorKey is an operator: a public key with a name.
 type OperatorKey struct {
-	// Name for people, [a-z0-9][a-z0-9._-]{0,63}.
+	// Name for people, [a-z0-9][a-z0-9-]{0,62}.
 	Name string `json:"name"`
 	// Public is the key's DER SubjectPublicKeyInfo: Ed25519 or ECDSA P-256.
 	Public []byte `json:"public"`
@@ -32,8 +32,10 @@ type GovernChain struct {
 type GovernRecord struct {
 	// Number of the set that it made.
 	Number uint64 `json:"number"`
-	// Record is the exact bytes that fsm verifies.
-	Record []byte `json:"record"`
+	// Open is the exact bytes that operators of the set before signed.
+	Open []byte `json:"open"`
+	// Approvals are their signatures.
+	Approvals []Approval `json:"approvals"`
 }
 
 // ChainQuery asks for the records after a known set.
@@ -82,7 +84,7 @@ type Clients struct {
 
 // ClientAddRequest adds a client.
 type ClientAddRequest struct {
-	// Name for people, [a-z0-9][a-z0-9._-]{0,63}, unique among clients.
+	// Name for people, [a-z0-9][a-z0-9-]{0,62}, unique among clients.
 	Name string `json:"name"`
 	// Public is the key's DER SubjectPublicKeyInfo.
 	Public []byte `json:"public"`
