@@ -28,7 +28,7 @@ var allowed = map[string]string{
 		"github.com/hashicorp/go-hclog go.etcd.io/bbolt github.com/fxamacker/cbor/v2 github.com/prometheus/client_golang golang.org/x/sys",
 	"node/client":   "node/api",
 	"node/nodetest": "node node/api node/client fsm dkek hsm hsm/soft hsm/hsmtest transport internal/secret",
-	"cmd/nodectl": "node node/api node/client fsm dkek hsm hsm/drivers hsm/soft internal/secret " +
+	"cmd/nodectl": "node node/api node/client fsm dkek transport hsm hsm/drivers hsm/soft internal/secret filippo.io/age " +
 		"github.com/spf13/cobra go.yaml.in/yaml/v3 golang.org/x/term golang.org/x/sys",
 }
 

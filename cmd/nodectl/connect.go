@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keycustodian/keycustodian/node/api"
+	"github.com/keycustodian/keycustodian/node/client"
+)
+
+const (
+	// refreshAfter is how old a cluster file may get before the next command
+	// that reaches the cluster refreshes it.
+	refreshAfter   = 10 * time.Minute
+	refreshTimeout = 5 * time.Second
+	// freshEnough is how old a state may be before an answer says so.
+	freshEnough = 10 * time.Second
+)
+
+// first returns the flag, else the variable, else the default.
+func (a *app) first(flag, variable, otherwise string) string {
+	if flag != "" {
+		return flag
+	}
+	if value := a.getenv(variable); value != "" {
+		return value
+	}
+	return otherwise
+}
+
+// home is a file in ~/.config/keycustodian.
+func (a *app) home(name string) string {
+	folder := a.getenv("XDG_CONFIG_HOME")
+	if folder == "" {
+		folder = filepath.Join(a.getenv("HOME"), ".config")
+	}
+	return filepath.Join(folder, "keycustodian", name)
+}
+
+func (a *app) clusterPath() string {
+	return a.first(a.cluster, "NODECTL_CLUSTER", a.home("cluster.json"))
+}
+
+func (a *app) keyPath() string { return a.first(a.key, "NODECTL_KEY", a.home("key.pem")) }
+
+// session is a connection to a cluster, or to one node's socket.
+type session struct {
+	*client.Client
+	app    *app
+	file   *client.ClusterFile // nil where there is none, as on a socket
+	signer crypto.Signer       // the caller's key; nil on a socket until asked for
+}
+
+// connect opens a session with what flags and environment say.
+func (a *app) connect(ctx context.Context) (*session, error) {
+	s := &session{app: a}
+	config := client.Config{}
+	if text := a.first(a.addr, "NODECTL_ADDR", ""); text != "" {
+		config.Addresses = strings.Split(text, ",")
+	}
+	file, err := client.ReadClusterFile(a.clusterPath())
+	socket := len(config.Addresses) == 1 && strings.HasPrefix(config.Addresses[0], "unix:")
+	switch {
+	case err == nil:
+		s.file = file
+		config.Cluster, config.Members = file.Cluster.ID, file.Fingerprints()
+		if config.Addresses == nil {
+			config.Addresses = file.Addresses()
+		}
+	case socket && errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, hint("give the cluster file with NODECTL_CLUSTER or --cluster: cluster init writes it, and any operator may pass it on", err)
+	default:
+		return nil, err
+	}
+	if !socket {
+		if s.signer, err = a.loadKey(ctx); err != nil {
+			return nil, err
+		}
+		config.Key = s.signer
+	}
+	if s.Client, err = client.New(config); err != nil {
+		return nil, hint("addresses are host:port,host:port or unix:/path", &usageError{err: err})
+	}
+	return s, nil
+}
+
+// operatorKey is the caller's key, also on a socket.
+func (s *session) operatorKey(ctx context.Context) (crypto.Signer, error) {
+	if s.signer == nil {
+		signer, err := s.app.loadKey(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s.signer = signer
+	}
+	return s.signer, nil
+}
+
+// do asks, and says on stderr where the answer is old.
+func (s *session) do(ctx context.Context, name string, request, response any) error {
+	answer, err := s.Do(ctx, name, request, response)
+	if err == nil && answer.StateAge > freshEnough {
+		fmt.Fprintf(s.app.err, "note: node %.32s has heard from no quorum for %s: this may be old\n", answer.Node, answer.StateAge.Round(time.Second))
+	}
+	return err
+}
+
+// end refreshes a cluster file that has become old, and closes. What fails here
+// fails quietly: the command itself was done.
+func (s *session) end(ctx context.Context) {
+	defer s.Close()
+	path := s.app.clusterPath()
+	info, err := os.Stat(path)
+	if s.file == nil || err != nil || time.Since(info.ModTime()) < refreshAfter {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
+	if cluster, err := s.Refresh(ctx); err == nil && cluster.ID == s.file.Cluster.ID {
+		s.keep(cluster)
+	}
+}
+
+// freshen brings the cluster file up to date now, before its members are
+// compared with something that is signed.
+func (s *session) freshen(ctx context.Context) error {
+	if s.file == nil {
+		return nil
+	}
+	cluster, err := s.Refresh(ctx)
+	if err != nil {
+		return err
+	}
+	s.keep(cluster)
+	return nil
+}
+
+// keep writes the cluster file anew where the members have changed, and makes
+// it young where they have not. Members that are new are named: they are the
+// cluster's word, not the caller's.
+func (s *session) keep(cluster api.Cluster) {
+	path := s.app.clusterPath()
+	if reflect.DeepEqual(cluster, s.file.Cluster) {
+		now := time.Now()
+		os.Chtimes(path, now, now)
+		return
+	}
+	for _, m := range cluster.Members {
+		if !slices.ContainsFunc(s.file.Cluster.Members, func(o api.Endpoint) bool { return o.ID == m.ID && o.Fingerprint == m.Fingerprint }) {
+			s.app.say("note: new in the cluster file: member %s, key %.64s", m.Name, m.Fingerprint)
+		}
+	}
+	s.file.Cluster = cluster
+	if err := s.file.Write(path); err != nil {
+		s.app.say("note: the cluster file could not be refreshed: %v", err)
+	}
+}
+
+// member finds a node by name, ID or unique prefix of either.
+func (s *session) member(ctx context.Context, text string) (api.Endpoint, error) {
+	if err := s.freshen(ctx); err != nil {
+		return api.Endpoint{}, err
+	}
+	var members []api.Endpoint
+	if s.file != nil {
+		members = s.file.Cluster.Members
+	} else {
+		var cluster api.Cluster
+		if err := s.do(ctx, api.ClusterShow, nil, &cluster); err != nil {
+			return api.Endpoint{}, err
+		}
+		members = cluster.Members
+	}
+	return findMember(members, text)
+}
+
+func findMember(members []api.Endpoint, text string) (api.Endpoint, error) {
+	var found []api.Endpoint
+	for _, m := range members {
+		if m.Name == text || m.ID == text {
+			return m, nil
+		}
+		if text != "" && (strings.HasPrefix(m.Name, text) || strings.HasPrefix(m.ID, text)) {
+			found = append(found, m)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return api.Endpoint{}, hint("see nodectl cluster members", fmt.Errorf("no member is called %.80q", text))
+	}
+	return api.Endpoint{}, hint("give the whole name or ID", fmt.Errorf("%.80q fits %d members", text, len(found)))
+}
+
+// ask is connect, one request, end.
+func (a *app) ask(ctx context.Context, name string, request, response any) error {
+	s, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.end(ctx)
+	defer a.busy(name)()
+	return s.do(ctx, name, request, response)
+}

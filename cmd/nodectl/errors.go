@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/keycustodian/keycustodian/node/api"
+	"github.com/keycustodian/keycustodian/node/client"
+)
+
+// usageError is a command line that says nothing sensible: exit 2.
+type usageError struct {
+	err     error
+	command string // whose help to read; may be empty
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usage(format string, args ...any) error {
+	return &usageError{err: fmt.Errorf(format, args...)}
+}
+
+// hinted is an error that knows the way out.
+type hinted struct {
+	err  error
+	hint string
+}
+
+func (e *hinted) Error() string { return e.err.Error() }
+func (e *hinted) Unwrap() error { return e.err }
+
+func hint(hint string, err error) error { return &hinted{err: err, hint: hint} }
+
+// report prints an error with its hint and returns the exit code.
+func (a *app) report(err error) int {
+	if err == nil {
+		return api.ExitDone
+	}
+	fmt.Fprintf(a.err, "nodectl: %s\n", lower(oneLine(strip(err.Error()))))
+	if way := wayOut(err); way != "" {
+		fmt.Fprintf(a.err, "hint: %s\n", oneLine(way))
+	}
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
+	var wrong *usageError
+	var said *api.Error
+	switch {
+	case errors.As(err, &wrong):
+		return api.ExitUsage
+	case errors.As(err, &said):
+		return said.Code.Exit()
+	}
+	return api.ExitFailed
+}
+
+func wayOut(err error) string {
+	var known *hinted
+	var wrong *usageError
+	var said *api.Error
+	var silent *client.UnreachableError
+	var pin *client.PinError
+	switch {
+	case errors.As(err, &known):
+		return known.hint
+	case errors.As(err, &wrong):
+		command := wrong.command
+		if command == "" {
+			command = "nodectl"
+		}
+		return "see " + command + " --help"
+	case errors.As(err, &said):
+		if said.Hint != "" {
+			return said.Hint
+		}
+		return codeHints[said.Code]
+	case errors.As(err, &pin):
+		return "the cluster file may be old, or this is another host: compare fingerprints with nodectl cluster members on a node you trust"
+	case errors.As(err, &silent):
+		return "check NODECTL_ADDR and that the nodes run: systemctl status keycustodian"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "give it a longer --timeout; a change that was under way may still be done: look before repeating it"
+	case errors.Is(err, fs.ErrNotExist):
+		return "name another file, or make this one first"
+	case errors.Is(err, fs.ErrPermission):
+		return "run as the owner of the file"
+	case errors.Is(err, context.Canceled):
+		return "a change that was under way may still be done: look before repeating it"
+	}
+	return "run it again, or ask nodectl cluster status what the cluster thinks"
+}
+
+// codeHints are ways out where the node gave none.
+var codeHints = map[api.Code]string{
+	api.CodeBadRequest:      "mend the request; nothing was changed",
+	api.CodeNotFound:        "list what there is, with the list verb of the same noun",
+	api.CodeExists:          "choose another name; names are never used again",
+	api.CodeNotAllowed:      "the key's usage or the cluster's policy forbids it: see nodectl key show",
+	api.CodeConflict:        "something changed meanwhile: look again and repeat",
+	api.CodeExpired:         "its time is over: begin anew",
+	api.CodeTooMany:         "a limit is reached: remove what is not needed",
+	api.CodeWrongState:      "it is not in a state that allows this: look at it with the show or status verb",
+	api.CodeUnknownKind:     "bring every node to the same version",
+	api.CodeUnauthenticated: "give your key with NODECTL_KEY or --key",
+	api.CodeForbidden:       "ask an operator for the right, or use an operator's key",
+	api.CodeTooLarge:        "send less at once",
+	api.CodeTimeout:         "the outcome is unknown: look before repeating it",
+	api.CodeSealed:          "on that node: nodectl device enter seal (or pin), then try again",
+	api.CodeNoQuorum:        "too few nodes answer for a change: bring them back, then try again",
+	api.CodeStale:           "the node has been alone for too long: bring the others back, then try again",
+	api.CodeNoDKEK:          "deal the DKEK first: nodectl dkek create",
+	api.CodeUnsupported:     "see what the devices can do: nodectl device list",
+	api.CodeWrongPIN:        "look at the tries left before another one: nodectl device info",
+	api.CodePINBlocked:      "on that node: nodectl device pin unblock",
+	api.CodeDevice:          "look at the device: nodectl device info --node NODE",
+	api.CodeDecryption:      "the ciphertext was changed, or belongs to another key, version (NAME@2) or --aad",
+	api.CodeUnavailable:     "no node that could answer is there: see nodectl cluster status",
+	api.CodeInternal:        "see the node's log",
+}
+
+// strip takes away the packages' names, which mean nothing on a terminal.
+func strip(text string) string {
+	for _, p := range []string{"client: ", "fsm: ", "api: "} {
+		text = strings.TrimPrefix(text, p)
+	}
+	return text
+}
+
+// oneLine keeps a message from a node from drawing on the terminal.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, text)
+}
+
+// lower begins prose with a small letter, unless a name or abbreviation does.
+func lower(text string) string {
+	if len(text) > 1 && text[0] >= 'A' && text[0] <= 'Z' && text[1] >= 'a' && text[1] <= 'z' {
+		return strings.ToLower(text[:1]) + text[1:]
+	}
+	return text
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/keycustodian/keycustodian/internal/secret"
+	"golang.org/x/term"
+)
+
+// show prints data: as JSON where that was asked for, else by text.
+func (a *app) show(data any, text func(w io.Writer)) error {
+	if a.output == "json" {
+		encoder := json.NewEncoder(a.out)
+		encoder.SetIndent("", "  ")
+		encoder.SetEscapeHTML(false)
+		return encoder.Encode(data)
+	}
+	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+	text(w)
+	return w.Flush()
+}
+
+// row prints one line of a table. Text from elsewhere cannot draw on the
+// terminal.
+func row(w io.Writer, cells ...any) {
+	texts := make([]string, len(cells))
+	for i, cell := range cells {
+		texts[i] = oneLine(fmt.Sprint(cell))
+		if texts[i] == "" {
+			texts[i] = "-"
+		}
+	}
+	fmt.Fprintln(w, strings.Join(texts, "\t"))
+}
+
+// say prints prose.
+func (a *app) say(format string, args ...any) {
+	fmt.Fprintln(a.err, oneLine(fmt.Sprintf(format, args...)))
+}
+
+func when(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// short is enough of an ID to name it.
+func short(id string) string {
+	if len(id) > 12 {
+		return id[:12]
+	}
+	return id
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+// readIn reads a file, or stdin for "-", up to most bytes.
+func (a *app) readIn(path string, most int64) ([]byte, error) {
+	r, done, err := a.openIn(path)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	content, err := io.ReadAll(io.LimitReader(r, most+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(content)) > most {
+		return nil, hint("encrypt a random data key with the custodians and the document with that", fmt.Errorf("%s is longer than %d bytes", path, most))
+	}
+	return content, nil
+}
+
+func (a *app) openIn(path string) (io.Reader, func(), error) {
+	if path == "-" {
+		return a.in, func() {}, nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	return file, func() { file.Close() }, nil
+}
+
+// writeOut writes binary data to a file, or to stdout for "-". A terminal is
+// not written to.
+func (a *app) writeOut(path string, data []byte) error {
+	if path != "-" {
+		return os.WriteFile(path, data, 0o644)
+	}
+	if file, ok := a.out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		return usage("the result is binary: give --out FILE, or send stdout elsewhere")
+	}
+	_, err := a.out.Write(data)
+	return err
+}
+
+// writeSecret is writeOut for what nobody else should read: mode 0600.
+func (a *app) writeSecret(path string, data []byte) error {
+	if path == "-" {
+		return a.writeOut(path, data)
+	}
+	return secret.WriteFile(path, data)
+}
+
+// confirm asks on the terminal, unless --yes was given.
+func (a *app) confirm(what string) error {
+	if a.yes {
+		return nil
+	}
+	file, ok := a.in.(*os.File)
+	if !ok || !term.IsTerminal(int(file.Fd())) {
+		return hint("read what will be lost, then give --yes", usage("%s: not done without --yes", what))
+	}
+	fmt.Fprintf(a.err, "%s\ntype yes to go on: ", oneLine(what))
+	var answer string
+	fmt.Fscanln(a.in, &answer)
+	if answer != "yes" {
+		return hint("nothing was changed", fmt.Errorf("not confirmed"))
+	}
+	return nil
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/keycustodian/keycustodian/node/api"
+	"golang.org/x/term"
+)
+
+// waitSeconds is how long one request for news may wait at the node.
+const waitSeconds = 20
+
+// follow shows a ceremony's progress until it ends. An end other than success
+// is an error.
+func (s *session) follow(ctx context.Context, c api.Ceremony) (api.Ceremony, error) {
+	line := s.app.progressLine()
+	defer line.end()
+	for c.State != api.CeremonyDone && c.State != api.CeremonyFailed {
+		line.show(stepOf(c))
+		var next api.Ceremony
+		query := api.CeremonyQuery{ID: c.ID, After: c.Revision, WaitSeconds: waitSeconds}
+		if err := s.do(ctx, api.CeremonyShow, query, &next); err != nil {
+			if !passing(err) {
+				return c, err
+			}
+			line.show("waiting for a node that answers")
+			if err := pause(ctx, time.Second); err != nil {
+				return c, err
+			}
+			continue
+		}
+		if next.ID != c.ID {
+			return c, errors.New("the answer is about another ceremony")
+		}
+		c = next
+	}
+	line.show(c.Kind + ": " + stateOf(c))
+	if c.State == api.CeremonyFailed {
+		return c, hint("see nodectl ceremony show "+c.ID, fmt.Errorf("ceremony %s ended: %s: %s", c.ID, c.Outcome, c.Detail))
+	}
+	return c, nil
+}
+
+// passing reports whether waiting may mend it: a leader being elected, a node
+// restarting.
+func passing(err error) bool {
+	var said *api.Error
+	if errors.As(err, &said) {
+		return said.Code.Exit() == api.ExitRetry || said.Code == api.CodeUnavailable
+	}
+	return false
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+func stepOf(c api.Ceremony) string {
+	switch {
+	case c.State == api.CeremonyOpen:
+		return fmt.Sprintf("%s: waiting for approvals, %d of %d", c.Kind, len(c.Approvals), c.Needed)
+	case c.Progress == nil:
+		return c.Kind + ": under way"
+	case c.Progress.Total > 0:
+		return fmt.Sprintf("%s: %s, %d of %d", c.Kind, c.Progress.Step, c.Progress.Done, c.Progress.Total)
+	}
+	return c.Kind + ": " + c.Progress.Step
+}
+
+// progressLine draws on stderr: one line that changes on a terminal, a line for
+// each change elsewhere.
+type progressLine struct {
+	app      *app
+	terminal bool
+	last     string
+}
+
+func (a *app) progressLine() *progressLine {
+	file, ok := a.err.(*os.File)
+	return &progressLine{app: a, terminal: ok && term.IsTerminal(int(file.Fd()))}
+}
+
+func (p *progressLine) show(text string) {
+	text = oneLine(text)
+	if text == p.last {
+		return
+	}
+	p.last = text
+	if p.terminal {
+		fmt.Fprintf(p.app.err, "\r\x1b[K%s", text)
+		return
+	}
+	fmt.Fprintln(p.app.err, text)
+}
+
+func (p *progressLine) end() {
+	if p.terminal && p.last != "" {
+		fmt.Fprintln(p.app.err)
+	}
+}
+
+// busy says on stderr that something takes its time, once it has taken a
+// second.
+func (a *app) busy(what string) (done func()) {
+	timer := time.AfterFunc(time.Second, func() { a.say("%s: still at it", what) })
+	return func() { timer.Stop() }
+}
