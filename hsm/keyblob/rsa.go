@@ -117,6 +117,9 @@ func takePublic(r *reader, bits int) (*big.Int, int, error) {
 	if n.BitLen() != bits {
 		return nil, 0, fmt.Errorf("%w: modulus does not have the %d bits it should", ErrMalformed, bits)
 	}
+	if n.Bit(0) == 0 {
+		return nil, 0, fmt.Errorf("%w: modulus is even", ErrMalformed)
+	}
 	if !e.IsInt64() || e.Int64() > math.MaxInt32 || e.Int64() < 3 || e.Bit(0) == 0 {
 		return nil, 0, fmt.Errorf("%w: public exponent: odd, 3 to 2^31-1", ErrUnsupported)
 	}

@@ -136,6 +136,7 @@ func TestUnwrapRefusesForeignNonsense(t *testing.T) {
 		want error
 	}{
 		{"another modulus", with(one, "n", hex.EncodeToString(append([]byte{0x80}, random(127)...))), keyblob.ErrMalformed},
+		{"an even modulus", with(one, "n", one.Numbers["n"][:254]+"fe"), keyblob.ErrMalformed},
 		{"private exponent one", with(one, "d", "01"), keyblob.ErrMalformed},
 		{"private exponent zero", with(one, "d", zero), keyblob.ErrMalformed},
 		{"public exponent zero", with(one, "e", zero), keyblob.ErrMalformed},
