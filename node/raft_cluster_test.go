@@ -20,16 +20,22 @@ import (
 // register is a machine for tests: an append-only list that takes every command
 // once. A command "boom" is of a kind that it does not know.
 type register struct {
-	mu       sync.Mutex
-	Values   []string
-	seen     map[string]int
-	epoch    uint64
-	restored func() error // says how Restore ends
+	mu     sync.Mutex
+	Values []string
+	seen   map[string]int
+	epoch  uint64
+	hang   chan struct{} // where it is set, Apply waits for it
 }
 
 var errUnknownKind = errors.New("unknown kind")
 
 func (r *register) Apply(_ uint64, command []byte) (any, error) {
+	r.mu.Lock()
+	hang := r.hang
+	r.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if bytes.HasPrefix(command, []byte("boom")) {
@@ -65,11 +71,6 @@ func (r *register) Restore(content io.Reader) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.restored != nil {
-		if err := r.restored(); err != nil {
-			return err
-		}
-	}
 	r.Values, r.seen = nil, nil
 	for _, value := range values {
 		r.add(value)
@@ -332,3 +333,7 @@ func onVirtualTime(t *testing.T, script func(*testing.T)) {
 	t.Helper()
 	synctest.Test(t, script)
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func jsonReader(text string) io.Reader { return bytes.NewReader([]byte(text)) }

@@ -93,7 +93,34 @@ func (l *raftLog) change(ctx context.Context, op string, start func(raft.Configu
 	case err != nil:
 		return fmt.Errorf("node: %s: %w", op, l.appendError(err))
 	}
+	l.spread(ctx, configuration, future.of.Index())
 	return nil
+}
+
+// spread waits a little for the other members to know of a change. It is
+// committed already; but a voter that has not heard of another's promotion refuses
+// it its vote, and if the leader dies now the two may never agree on a new one.
+func (l *raftLog) spread(ctx context.Context, members raft.Configuration, index uint64) {
+	if l.config.Peers == nil || index == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*l.config.Heartbeat)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, server := range members.Servers {
+		if string(server.ID) == l.config.ID {
+			continue
+		}
+		wg.Go(func() {
+			for {
+				applied, err := l.config.Peers.AppliedIndex(ctx, Peer{ID: string(server.ID), Addr: string(server.Address)})
+				if err == nil && applied >= index || !sleep(ctx, l.config.Heartbeat/10) {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // nothingToDo is a future that has come.
