@@ -120,19 +120,22 @@ func newTestCluster(t *testing.T) *testCluster {
 	return c
 }
 
+// memory is the config of a node on the in-memory network.
+func (c *testCluster) memory(id string) (*testNode, raftConfig) {
+	n := &testNode{id: id, cluster: c, state: &register{}, fatal: make(chan error, 1)}
+	_, n.inmem = raft.NewInmemTransportWithTimeout(raft.ServerAddress("addr-"+id), 500*time.Millisecond)
+	return n, raftConfig{ID: id, Machine: n.state, Peers: testPeers{c, id}, Logger: discard(),
+		Transport: &testTransport{n.inmem, c, id}, Fatal: func(err error) { n.fatal <- err }}
+}
+
 // start opens a node; edit may change its config.
 func (c *testCluster) start(id string, edit ...func(*raftConfig)) *testNode {
 	c.t.Helper()
-	n := &testNode{id: id, cluster: c, state: &register{}, fatal: make(chan error, 1)}
-	n.config = raftConfig{ID: id, Machine: n.state, Peers: testPeers{c, id}, Logger: slog.New(slog.DiscardHandler),
-		Fatal: func(err error) { n.fatal <- err }}
+	n, config := c.memory(id)
 	for _, e := range edit {
-		e(&n.config)
+		e(&config)
 	}
-	if n.config.Transport == nil {
-		_, n.inmem = raft.NewInmemTransportWithTimeout(raft.ServerAddress("addr-"+id), 500*time.Millisecond)
-		n.config.Transport = &testTransport{n.inmem, c, id}
-	}
+	n.config = config
 	log, err := openRaft(n.config)
 	if err != nil {
 		c.t.Fatalf("open %s: %v", id, err)
@@ -141,10 +144,8 @@ func (c *testCluster) start(id string, edit ...func(*raftConfig)) *testNode {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, other := range c.nodes {
-		if other.inmem != nil && n.inmem != nil {
-			other.inmem.Connect(n.inmem.LocalAddr(), n.inmem)
-			n.inmem.Connect(other.inmem.LocalAddr(), other.inmem)
-		}
+		other.inmem.Connect(n.inmem.LocalAddr(), n.inmem)
+		n.inmem.Connect(other.inmem.LocalAddr(), other.inmem)
 	}
 	c.nodes[id] = n
 	return n
@@ -229,6 +230,16 @@ func (c *testCluster) faults(from, to string) (cut, mute bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cut[[2]string{from, to}], c.mute[[2]string{from, to}]
+}
+
+// stopped waits for the reason why the node's log has stopped.
+func (n *testNode) stopped() error {
+	select {
+	case err := <-n.fatal:
+		return err
+	case <-time.After(time.Minute):
+		return errors.New("still running after a minute")
+	}
 }
 
 func (n *testNode) peer() Peer { return Peer{ID: n.id, Addr: "addr-" + n.id} }

@@ -280,7 +280,7 @@ func TestGuard08RepeatedRestoresStopTheNode(t *testing.T) {
 }
 
 func TestGuard09MissingIsSaidInRaftsWords(t *testing.T) {
-	stores, err := openStores(t.TempDir(), raftLogger(discard()))
+	stores, err := openStores(t.TempDir(), nil, raftLogger(discard()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,11 +370,11 @@ func TestGuard15ARemovedNodeNotices(t *testing.T) {
 	onVirtualTime(t, func(t *testing.T) {
 		cluster, a, b, c := threeNodes(t)
 		cluster.must(a.RemoveMember(t.Context(), "c"))
-		if err := <-c.fatal; !errors.Is(err, ErrRemoved) {
+		if err := c.stopped(); !errors.Is(err, ErrRemoved) {
 			t.Errorf("c: %v", err)
 		}
 		cluster.must(a.RemoveMember(t.Context(), "a")) // the leader itself
-		if err := <-a.fatal; !errors.Is(err, ErrRemoved) {
+		if err := a.stopped(); !errors.Is(err, ErrRemoved) {
 			t.Errorf("a: %v", err)
 		}
 		if _, err := a.propose("x"); err == nil {
@@ -393,7 +393,7 @@ func TestGuard16AnUnknownKindStopsTheNodeAtThatEntry(t *testing.T) {
 		if _, err := a.propose("boom"); !errors.Is(err, errUnknownKind) {
 			t.Errorf("proposer was told %v", err)
 		}
-		if err := <-b.fatal; !errors.Is(err, errUnknownKind) {
+		if err := b.stopped(); !errors.Is(err, errUnknownKind) {
 			t.Errorf("b stopped for %v", err)
 		}
 		if b.AppliedIndex() != before.Index {

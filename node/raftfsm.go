@@ -46,11 +46,11 @@ type raftMachine struct {
 	applied  atomic.Uint64 // last command or configuration that the state contains
 	config   atomic.Uint64 // index of the last committed configuration
 	restores atomic.Uint64 // snapshots restored so far
+	member   atomic.Bool   // a committed configuration has named this node
 	changed  signal        // applied grew
 
 	// Touched by Raft's state goroutine only, and before it starts.
 	stopped  error // why nothing more is applied
-	member   bool  // a committed configuration has named this node
 	inARow   int   // restores since the last applied entry
 	lastFail error // of the last Restore, which Raft only logs
 }
@@ -101,11 +101,11 @@ func (m *raftMachine) apply(entry *raft.Log) any {
 func (m *raftMachine) look(configuration raft.Configuration) {
 	for _, server := range configuration.Servers {
 		if server.ID == m.id {
-			m.member = true
+			m.member.Store(true)
 			return
 		}
 	}
-	if m.member {
+	if m.member.Load() {
 		m.fail(fmt.Errorf("node: %w", ErrRemoved))
 	}
 }

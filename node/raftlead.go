@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -158,8 +159,24 @@ func (l *raftLog) observe() {
 	case l.leaderless.IsZero():
 		l.leaderless = time.Now()
 	}
+	leaderless := l.leaderless
 	l.leaderMu.Unlock()
+	// A removed follower is sent its removal, but not always that it was
+	// committed: nobody talks to it any more.
+	if !leaderless.IsZero() && time.Since(leaderless) > 4*l.config.Patience && l.machine.member.Load() && !l.listed() {
+		l.fail(fmt.Errorf("node: %w", ErrRemoved))
+	}
 	l.leaderChanged.fire()
+}
+
+// listed reports whether the latest configuration, committed or not, names this node.
+func (l *raftLog) listed() bool {
+	for _, server := range l.raft.GetConfiguration().Configuration().Servers {
+		if string(server.ID) == l.config.ID {
+			return true
+		}
+	}
+	return false
 }
 
 // waitForLeader waits a little for a change of leadership and reports whether a
