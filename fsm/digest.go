@@ -118,3 +118,11 @@ func (h *history) compare(b *Digest) error {
 	}
 	return nil
 }
+
+// DigestAt returns the digest right after an index was applied, where it is one
+// of the newest that this machine has applied since it was made or restored.
+func (m *Machine) DigestAt(index uint64) (dkek.Hash, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.history.find(index)
+}

@@ -25,9 +25,13 @@ type sponsor struct {
 type directory struct {
 	node     *Node
 	sponsors atomic.Pointer[[]sponsor] // nil once the state knows this node
+	learned  atomic.Pointer[memberList]
+	stranger chan struct{} // somebody unknown was here
 }
 
-func newDirectory(n *Node) *directory { return &directory{node: n} }
+func newDirectory(n *Node) *directory {
+	return &directory{node: n, stranger: make(chan struct{}, 1)}
+}
 
 // IsMember implements transport.Directory.
 func (d *directory) IsMember(f transport.Fingerprint) bool {
@@ -38,6 +42,12 @@ func (d *directory) IsMember(f transport.Fingerprint) bool {
 		if s.Fingerprint == f.String() {
 			return true
 		}
+	}
+	if d.knows(f) {
+		return true
+	}
+	if !d.IsClient(f) {
+		d.meet()
 	}
 	return false
 }
@@ -65,7 +75,8 @@ func (d *directory) MemberAt(addr string) (transport.Fingerprint, bool) {
 			return f, err == nil
 		}
 	}
-	return transport.Fingerprint{}, false
+	m, ok := d.learnt(func(m memberIdentity) bool { return m.Addr == addr })
+	return transport.Fingerprint(m.Fingerprint), ok
 }
 
 // trusted are the sponsors, as long as the state does not know this node.
