@@ -2,7 +2,11 @@ package nodetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/keycustodian/keycustodian/hsm"
@@ -24,6 +28,7 @@ type Member struct {
 	*node.Node // nil while it is not running
 	Name       string
 	Host       string // in Cluster.Network
+	Seal       *hsm.Secret
 	// Device fails on purpose where a test asks it to.
 	Device *hsmtest.Faulty
 	// Config is what Start opens the node with; a test may change it between.
@@ -35,14 +40,18 @@ type Member struct {
 // is not started.
 func (c *Cluster) NewMember() *Member {
 	i := len(c.Members)
-	m := &Member{Name: fmt.Sprintf("node-%d", i), cluster: c}
-	m.Host = fmt.Sprintf("10.0.0.%d", i+1)
+	m := &Member{Name: fmt.Sprintf("node-%d", i), Host: fmt.Sprintf("10.0.0.%d", i+1), cluster: c, Seal: secret.Random(secret.KeySize)}
 	m.Config = node.Config{
-		Memory: &node.Memory{}, Name: m.Name, Listen: m.Host + ":7400",
-		Network: c.Network.Host(m.Host), Seal: secret.Fixed(secret.Random(secret.KeySize)), Logger: c.options.Logger,
+		Name: m.Name, Listen: m.Host + ":7400",
+		Network: c.Network.Host(m.Host), Seal: secret.Fixed(m.Seal), Logger: c.options.Logger,
 	}
 	if c.options.Now != nil {
 		m.Config.Now = func() time.Time { return c.options.Now(i) }
+	}
+	if c.options.Dir == "" {
+		m.Config.Memory = &node.Memory{}
+	} else {
+		m.Config.Dir = filepath.Join(c.options.Dir, m.Name)
 	}
 	m.NewDevice()
 	c.Members = append(c.Members, m)
@@ -52,8 +61,19 @@ func (c *Cluster) NewMember() *Member {
 // NewDevice puts a blank device in the place of the old one, as after its death.
 // Not while the member is running.
 func (m *Member) NewDevice() {
-	m.Device = hsmtest.Fault(soft.NewMemory(soft.Options{Slots: m.cluster.options.Slots}))
-	m.Config.Device = hsm.Token{Device: unplugged{m.Device}, PIN: pin(PIN), SOPIN: pin(SOPIN)}
+	if m.cluster.options.Dir == "" {
+		m.plug(unplugged{soft.NewMemory(soft.Options{Slots: m.cluster.options.Slots})})
+	} else if err := os.Remove(m.DeviceFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.cluster.T.Fatal(err)
+	}
+}
+
+// DeviceFile is where the device of a cluster with Options.Dir lies.
+func (m *Member) DeviceFile() string { return m.Config.Dir + "-device" }
+
+func (m *Member) plug(device hsm.Device) {
+	m.Device = hsmtest.Fault(device)
+	m.Config.Device = hsm.Token{Device: m.Device, PIN: pin(PIN), SOPIN: pin(SOPIN)}
 }
 
 // unplugged is a device that its node cannot end: it is plugged in again.
@@ -69,6 +89,13 @@ func pin(text string) hsm.Source {
 func (m *Member) Start() {
 	m.cluster.T.Helper()
 	m.cluster.Network.Resume(m.Host)
+	if m.cluster.options.Dir != "" {
+		device, err := soft.Open(soft.Options{Path: m.DeviceFile(), Seal: m.Seal, Slots: m.cluster.options.Slots})
+		if err != nil {
+			m.cluster.T.Fatalf("%s: device: %v", m.Name, err)
+		}
+		m.plug(device)
+	}
 	opened, err := node.Open(m.cluster.T.Context(), m.Config)
 	if err != nil {
 		m.cluster.T.Fatalf("%s: %v", m.Name, err)
