@@ -1,7 +1,11 @@
 package soft
 
 import (
+	"bytes"
 	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"sync"
@@ -18,6 +22,18 @@ func isNotDone(t *testing.T, err error) {
 	var known *hsm.Error
 	if !errors.As(err, &known) || !errors.Is(err, hsm.ErrStorage) {
 		t.Fatalf("got %v, want hsm.ErrStorage in an *hsm.Error", err)
+	}
+}
+
+// A serial that was shown once stays, so a new device is durable before Open
+// answers.
+func TestNewDeviceIsDurable(t *testing.T) {
+	disk := &testDisk{}
+	d, err := open(Options{}, testBox, disk, false)
+	ok(t, err)
+	back, err := load(disk.lastSync())
+	if err != nil || back.serial != d.serial {
+		t.Errorf("after a power cut: %v", err)
 	}
 }
 
@@ -280,4 +296,95 @@ func TestCacheIsOnlyACache(t *testing.T) {
 	if cached > cachedKeys {
 		t.Errorf("%d keys cached, at most %d", cached, cachedKeys)
 	}
+}
+
+// A share that could not be stored is not in the DKEK, not even in memory.
+func TestShareThatWasNotStored(t *testing.T) {
+	ctx := t.Context()
+	disk := &testDisk{}
+	d, err := open(Options{}, testBox, disk, false)
+	ok(t, err)
+	ok(t, d.Initialise(ctx, hsm.InitOptions{PIN: pin(), SOPIN: soPIN(), Shares: 1}))
+	ok(t, d.Login(ctx, pin()))
+	share := bytes.Repeat([]byte{3}, hsm.ShareSize)
+	disk.set(func() { disk.full = true })
+	_, err = d.ImportShare(ctx, hsm.NewSecret(bytes.Clone(share)))
+	isNotDone(t, err)
+	disk.set(func() { disk.full = false })
+	status, err := d.ImportShare(ctx, hsm.NewSecret(bytes.Clone(share)))
+	ok(t, err)
+	sum := sha256.Sum256(share)
+	if !bytes.Equal(status.KCV[:], sum[:8]) {
+		t.Errorf("KCV %x, want %x", status.KCV, sum[:8])
+	}
+}
+
+// A key that was begun in one life of the device does not end up in the next.
+func TestKeyOfALifeBefore(t *testing.T) {
+	ctx := t.Context()
+	d := NewMemory(Options{})
+	defer d.Close()
+	prepare(t, d)
+	life, _, err := d.reserve(ctx, "generate", 1, hsm.AES128, hsm.Attributes{})
+	ok(t, err)
+	prepare(t, d)
+	k, err := generate(hsm.AES128)
+	ok(t, err)
+	if _, err := d.store("generate", life, 1, hsm.AES128, k, hsm.Attributes{}); !errors.Is(err, hsm.ErrNotLoggedIn) {
+		t.Errorf("got %v", err)
+	}
+	d.release(1)
+	if objects, err := d.List(ctx); err != nil || len(objects) != 0 {
+		t.Errorf("%d keys, %v", len(objects), err)
+	}
+}
+
+// Nobody disturbs anybody: one key signs, agrees and is wrapped at once, and the
+// PIN is given again meanwhile.
+func TestUsesBesideEachOther(t *testing.T) {
+	for _, keyType := range []hsm.KeyType{hsm.ECDSAP224, hsm.ECDSAP256} {
+		t.Run(string(keyType), func(t *testing.T) { usesBesideEachOther(t, keyType) })
+	}
+}
+
+func usesBesideEachOther(t *testing.T, keyType hsm.KeyType) {
+	ctx := t.Context()
+	d := NewMemory(Options{})
+	defer d.Close()
+	prepare(t, d)
+	object, err := d.Generate(ctx, 1, keyType, hsm.Attributes{})
+	ok(t, err)
+	public := object.Public.(*ecdsa.PublicKey)
+	point, err := public.Bytes()
+	ok(t, err)
+	shared, err := d.ECDH(ctx, 1, point)
+	ok(t, err)
+	digest := make([]byte, 32)
+
+	var group sync.WaitGroup
+	for what, do := range map[string]func() bool{
+		"wrap":       func() bool { _, err := d.Wrap(ctx, 1); return err == nil },
+		"wrap again": func() bool { _, err := d.Wrap(ctx, 1); return err == nil },
+		"agree": func() bool {
+			again, err := d.ECDH(ctx, 1, point)
+			return err == nil && again.Equal(shared)
+		},
+		"sign": func() bool {
+			signature, err := d.Sign(ctx, 1, digest, hsm.SignOptions{Scheme: hsm.ECDSA, Hash: crypto.SHA256})
+			return err == nil && ecdsa.VerifyASN1(public, digest, signature)
+		},
+	} {
+		group.Go(func() {
+			for range 300 {
+				if !do() {
+					t.Errorf("%s went wrong beside the others", what)
+					return
+				}
+			}
+		})
+	}
+	for range 500 {
+		ok(t, d.Login(ctx, pin()))
+	}
+	group.Wait()
 }

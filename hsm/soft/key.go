@@ -1,6 +1,7 @@
 package soft
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
@@ -97,12 +98,20 @@ func (k *key) encode() (public, private []byte, err error) {
 		if public, err = p.PublicKey.Bytes(); err != nil {
 			return nil, nil, err
 		}
-		private, err = p.Bytes()
+		private, err = scalar(p)
 		return public, private, err
 	case ed25519.PrivateKey:
 		return p.Public().(ed25519.PublicKey), append([]byte(nil), p.Seed()...), nil
 	}
 	return nil, append([]byte(nil), k.raw...), nil
+}
+
+// scalar returns a private scalar that the caller may wipe. What Bytes returns
+// is the very memory that crypto/ecdsa signs with: wiping that would break the
+// signatures of others that are under way.
+func scalar(p *ecdsa.PrivateKey) ([]byte, error) {
+	own, err := p.Bytes()
+	return bytes.Clone(own), err
 }
 
 // decodePublic reverses the public half of encode; nil for AES.

@@ -159,7 +159,8 @@ func (m *memory) ReadAt(p []byte, offset int64) (int, error) {
 func (m *memory) WriteAt(p []byte, offset int64) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.data = append(m.data[:offset], p...)
+	n := copy(m.data[offset:], p)
+	m.data = append(m.data, p[n:]...)
 	return len(p), nil
 }
 

@@ -11,13 +11,17 @@ import (
 	"github.com/keycustodian/keycustodian/hsm/keyblob"
 )
 
-// portable returns the key as keyblob wraps it. It shares memory with k.
+// portable returns the key as keyblob wraps it. It shares memory with k, but an
+// EC key is a value of its own: crypto/ecdsa keeps the scalar once for each
+// *ecdsa.PrivateKey and lends it out, so what one wrap wipes of its copy would
+// else be missing in a signature or wrap beside it.
 func (k *key) portable() keyblob.PrivateKey {
 	switch p := k.private.(type) {
 	case *rsa.PrivateKey:
 		return keyblob.RSA{Key: p}
 	case *ecdsa.PrivateKey:
-		return keyblob.EC{Key: p}
+		own := *p
+		return keyblob.EC{Key: &own}
 	case ed25519.PrivateKey:
 		return keyblob.Ed25519{Key: p}
 	}

@@ -17,6 +17,7 @@ import (
 	"math/big"
 
 	"github.com/keycustodian/keycustodian/hsm"
+	"github.com/keycustodian/keycustodian/internal/secret"
 )
 
 // known reports whether h is a hash that this program has.
@@ -144,11 +145,11 @@ func agree(p *ecdsa.PrivateKey, peer *ecdsa.PublicKey) ([]byte, error) {
 
 // agreeP224 is agree on the one curve that crypto/ecdh lacks. peer is on it.
 func agreeP224(p *ecdsa.PrivateKey, peer *ecdsa.PublicKey) ([]byte, error) {
-	scalar, err := p.Bytes()
+	private, err := scalar(p)
 	if err != nil {
 		return nil, err
 	}
-	defer clear(scalar)
+	defer secret.Wipe(private)
 	point, err := peer.Bytes()
 	if err != nil {
 		return nil, err
@@ -158,6 +159,6 @@ func agreeP224(p *ecdsa.PrivateKey, peer *ecdsa.PublicKey) ([]byte, error) {
 	// The curve has cofactor 1 and the scalar is neither 0 nor the order, so
 	// the product is never the point at infinity.
 	//lint:ignore SA1019 there is no other P-224 in the standard library
-	sharedX, _ := elliptic.P224().ScalarMult(x, y, scalar)
+	sharedX, _ := elliptic.P224().ScalarMult(x, y, private)
 	return sharedX.FillBytes(make([]byte, half)), nil
 }
