@@ -383,8 +383,12 @@ func usesBesideEachOther(t *testing.T, keyType hsm.KeyType) {
 			}
 		})
 	}
+	keys := d.keys
 	for range 500 {
 		ok(t, d.Login(ctx, pin()))
 	}
 	group.Wait()
+	if d.keys != keys {
+		t.Error("a login made the wrapping keys anew, and wiped those in use")
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -173,5 +174,35 @@ func TestReplayRefusesWhatNoDeviceWrites(t *testing.T) {
 		if _, err := load(l.media.(*memory).data); err == nil {
 			t.Errorf("%s: opens", what)
 		}
+	}
+}
+
+// What was cut off stays off, also where a new record ends exactly where an old
+// one begins, which would open there.
+func TestCutRecordsDoNotComeBack(t *testing.T) {
+	disk := &testDisk{}
+	l := &log{box: testBox, media: disk}
+	_, err := l.rewrite(1, func(int) ([]byte, error) { return []byte("first"), nil })
+	ok(t, err)
+	ok(t, l.sync(t.Context()))
+	at, err := l.append([]byte("torn "))
+	ok(t, err)
+	_, err = l.append([]byte("lost "))
+	ok(t, err)
+	disk.data[at.end()-1] ^= 1
+
+	for _, want := range [][]string{{"first", "\x04"}, {"first", "\x04", "later"}} {
+		l = &log{box: testBox, media: disk}
+		var got []string
+		ok(t, l.open(func(_ place, record []byte) error {
+			got = append(got, string(record))
+			return nil
+		}))
+		if !slices.Equal(got, want) {
+			t.Fatalf("records %q, want %q", got, want)
+		}
+		_, err = l.append([]byte("later"))
+		ok(t, err)
+		ok(t, l.sync(t.Context()))
 	}
 }
