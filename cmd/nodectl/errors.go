@@ -141,10 +141,11 @@ func oneLine(text string) string {
 	}, text)
 }
 
-// lower begins prose with a small letter, unless a name or abbreviation does.
+// lower begins prose with a small letter, unless a name or an abbreviation does.
 func lower(text string) string {
-	if len(text) > 1 && text[0] >= 'A' && text[0] <= 'Z' && text[1] >= 'a' && text[1] <= 'z' {
-		return strings.ToLower(text[:1]) + text[1:]
+	word, _, _ := strings.Cut(text, " ")
+	if word == "" || word[0] < 'A' || word[0] > 'Z' || strings.ContainsFunc(word[1:], func(r rune) bool { return r < 'a' || r > 'z' }) {
+		return text
 	}
-	return text
+	return strings.ToLower(word) + text[len(word):]
 }
