@@ -31,7 +31,9 @@ type message struct {
 
 // modes are the two CBOR modes, built once.
 var modes = sync.OnceValues(func() (cbor.UserBufferEncMode, cbor.DecMode) {
-	enc, err := cbor.CoreDetEncOptions().UserBufferEncMode()
+	options := cbor.CoreDetEncOptions()
+	options.NilContainers = cbor.NilContainerAsEmpty // else nil and empty were two encodings
+	enc, err := options.UserBufferEncMode()
 	if err != nil {
 		panic(err) // constant options
 	}
