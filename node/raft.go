@@ -25,7 +25,7 @@ type raftTransport interface {
 // raftConfig describes one member of a node's own Raft group.
 type raftConfig struct {
 	ID        string        // the node ID in hex: permanent and never reused
-	Dir       string        // folder of the stores; "" keeps all in memory, for tests
+	Dir       string        // folder of the stores, with the mark beside it; "" keeps all in memory, for tests
 	Memory    *memoryStores // with Dir "": what outlives a restart; nil for nothing
 	Transport raftTransport // closed by Close
 	Machine   machine
@@ -192,11 +192,12 @@ func checkAdvertised(addr string) error {
 	return nil
 }
 
+// markPath is beside the stores, so that putting those back leaves it.
 func (c *raftConfig) markPath() string {
 	if c.Dir == "" {
 		return ""
 	}
-	return filepath.Join(c.Dir, "mark")
+	return filepath.Join(filepath.Dir(c.Dir), "mark")
 }
 
 func (c *raftConfig) raft(logger hclog.Logger, notify chan<- bool) *raft.Config {

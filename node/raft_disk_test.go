@@ -17,7 +17,9 @@ func onDisk(t *testing.T, dir string) *testNode {
 	t.Helper()
 	cluster := newTestCluster(t)
 	cluster.virtual = false
-	return cluster.start("a", func(config *raftConfig) { config.Dir, config.Heartbeat = dir, 100*time.Millisecond })
+	return cluster.start("a", func(config *raftConfig) {
+		config.Dir, config.Heartbeat = filepath.Join(dir, "raft"), 100*time.Millisecond
+	})
 }
 
 // fillDisk leaves a node's folder behind with these values, and a snapshot that
@@ -43,7 +45,7 @@ func fillDisk(t *testing.T, dir string, values ...string) {
 func reopen(t *testing.T, dir string) error {
 	t.Helper()
 	_, config := (&testCluster{t: t}).memory("a")
-	config.Dir = dir
+	config.Dir = filepath.Join(dir, "raft")
 	log, err := openRaft(config)
 	if err == nil {
 		log.Close(t.Context())
@@ -81,7 +83,7 @@ func TestAKilledNodeHasWhatItAcknowledged(t *testing.T) {
 			t.Fatal(err)
 		}
 		copied := filepath.Join(t.TempDir(), "copy")
-		if err := os.CopyFS(copied, os.DirFS(n.config.Dir)); err != nil {
+		if err := os.CopyFS(copied, os.DirFS(filepath.Dir(n.config.Dir))); err != nil {
 			t.Fatal(err)
 		}
 		copies = append(copies, copied)
@@ -98,7 +100,7 @@ func TestAKilledNodeHasWhatItAcknowledged(t *testing.T) {
 func TestGuard13ASecondProcessIsToldWithinTwoSeconds(t *testing.T) {
 	n := onDisk(t, t.TempDir())
 	start := time.Now()
-	err := reopen(t, n.config.Dir)
+	err := reopen(t, filepath.Dir(n.config.Dir))
 	if !errors.Is(err, ErrInUse) {
 		t.Errorf("second process: %v", err)
 	}
@@ -108,12 +110,13 @@ func TestGuard13ASecondProcessIsToldWithinTwoSeconds(t *testing.T) {
 }
 
 func TestGuard14TheFolderIsClosedToOthers(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "raft")
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	dir := t.TempDir()
+	folder := filepath.Join(dir, "raft")
+	if err := os.Mkdir(folder, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	fillDisk(t, dir, "x")
-	info, err := os.Stat(dir)
+	info, err := os.Stat(folder)
 	if err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("mode %v (%v)", info.Mode(), err)
 	}
@@ -125,11 +128,11 @@ func TestDamagedFilesRefuseTheStartAndSayWhichOne(t *testing.T) {
 		damage func([]byte) []byte
 		says   string
 	}{
-		"truncated snapshot":   {"snapshots/*/state.bin", half, "snapshots"},
-		"flipped snapshot bit": {"snapshots/*/state.bin", flip, "CRC"},
-		"truncated meta":       {"snapshots/*/meta.json", half, "meta.json"},
-		"truncated log":        {"log.db", func(b []byte) []byte { return b[:100] }, "log.db"},
-		"log of zeros":         {"log.db", func(b []byte) []byte { return make([]byte, len(b)) }, "log.db"},
+		"truncated snapshot":   {"raft/snapshots/*/state.bin", half, "snapshots"},
+		"flipped snapshot bit": {"raft/snapshots/*/state.bin", flip, "CRC"},
+		"truncated meta":       {"raft/snapshots/*/meta.json", half, "meta.json"},
+		"truncated log":        {"raft/log.db", func(b []byte) []byte { return b[:100] }, "log.db"},
+		"log of zeros":         {"raft/log.db", func(b []byte) []byte { return make([]byte, len(b)) }, "log.db"},
 		"truncated mark":       {"mark", half, "mark"},
 		"flipped mark bit":     {"mark", flip, "checksum"},
 	} {
@@ -174,7 +177,7 @@ func TestALogThatWasPutBackIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.close()
-	if err := os.Rename(filepath.Join(old, "log.db"), filepath.Join(dir, "log.db")); err != nil {
+	if err := os.Rename(filepath.Join(old, "raft/log.db"), filepath.Join(dir, "raft/log.db")); err != nil {
 		t.Fatal(err)
 	}
 	behind := (*BehindMarkError)(nil)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,26 +100,24 @@ func (h heartbeatDuring) AppendEntries(_ raft.ServerID, _ raft.ServerAddress, re
 
 func TestGuard05ALeaderThatCannotTakeOverHandsOn(t *testing.T) {
 	onVirtualTime(t, func(t *testing.T) {
-		broken := ""
-		lost := map[string]int{}
+		var broken, lost atomic.Value // IDs of the nodes that cannot take over, and that let go last
 		cluster, a, b, c := threeNodes(t, func(config *raftConfig) {
 			id := config.ID
 			config.Gained = func(context.Context, uint64) error {
-				if id == broken {
+				if id == broken.Load() {
 					return errors.New("no duties today")
 				}
 				return nil
 			}
-			config.Lost = func() { lost[id]++ }
+			config.Lost = func() { lost.Store(id) }
 		})
-		broken = "b"
+		broken.Store("b")
 		cluster.isolate(a)
+		cluster.until(func() bool { return lost.Load() == "a" })
 		cluster.leader(c) // whoever was elected, c ends up as the leader that works
 		if b.IsLeader() {
 			t.Error("half a leader says that it leads")
 		}
-		cluster.heal()
-		cluster.until(func() bool { return lost["a"] == 1 })
 	})
 }
 
