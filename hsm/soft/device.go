@@ -153,91 +153,6 @@ func (o Options) validate() error {
 	return nil
 }
 
-// load reads the file into memory; private keys stay sealed in it.
-func (d *Device) load() error {
-	first := true
-	err := d.log.open(func(at place, record []byte) error {
-		if len(record) == 0 || first != (record[0] == kindState && d.serial == "") {
-			return errRecord
-		}
-		first = false
-		switch record[0] {
-		case kindState:
-			s, err := decodeState(record[1:])
-			if err != nil {
-				return err
-			}
-			d.state.dkek.Wipe()
-			d.state, d.serial = s, s.serial
-		case kindKey:
-			return d.loadKey(at, record[1:])
-		case kindDelete:
-			slot, err := decodeDelete(record[1:])
-			if err != nil || d.entries[slot] == nil {
-				return errRecord
-			}
-			d.forget(slot)
-		case kindMark:
-		default:
-			return fmt.Errorf("record kind %d is unknown: written by a newer version", record[0])
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return d.takeState(d.state)
-}
-
-// takeState makes s the device's state. Callers hold mu.
-func (d *Device) takeState(s state) error {
-	if s.dkek == d.state.dkek && d.keys != nil {
-		d.state = s // calls under way may be wrapping with keys
-		return nil
-	}
-	var keys *keyblob.Keys
-	if s.status() == hsm.Ready {
-		var err error
-		if keys, err = keyblob.NewKeys(s.dkek); err != nil {
-			return err
-		}
-	}
-	if d.keys != nil {
-		d.keys.Wipe()
-	}
-	if d.state.dkek != s.dkek {
-		d.state.dkek.Wipe()
-	}
-	d.state, d.keys = s, keys
-	return nil
-}
-
-func (d *Device) loadKey(at place, record []byte) error {
-	k, err := decodeKey(record)
-	if err != nil {
-		return err
-	}
-	if d.entries[k.slot] != nil {
-		return errRecord
-	}
-	e := &entry{keyType: k.keyType, label: string(k.label), at: at}
-	e.tag = append(e.tag, k.tag...)
-	if e.public, err = decodePublic(k.keyType, k.public); err != nil {
-		return err
-	}
-	d.entries[k.slot] = e
-	d.used += int64(at.length)
-	return nil
-}
-
-// forget takes a slot out of memory.
-func (d *Device) forget(slot hsm.Slot) {
-	e := d.entries[slot]
-	d.used -= int64(e.at.length)
-	e.key.Store(nil)
-	delete(d.entries, slot)
-}
-
 // Info identifies the device. It works without login.
 func (d *Device) Info(ctx context.Context) (hsm.Info, error) {
 	if err := ctx.Err(); err != nil {
@@ -282,11 +197,6 @@ func (d *Device) fail(op string, cause error, detail string) error {
 	return &hsm.Error{Op: op, Device: "soft " + d.serial, Err: cause, Detail: detail}
 }
 
-// unsure is a change that was made and may not be durable: not an *hsm.Error.
-func (d *Device) unsure(op string, cause error) error {
-	return fmt.Errorf("hsm: %s: soft %s: %w: %v", op, d.serial, hsm.ErrStorage, cause)
-}
-
 // ready says why a logged-in operation cannot start, or nil. Callers hold mu.
 func (d *Device) ready(op string) error {
 	switch {
@@ -298,82 +208,6 @@ func (d *Device) ready(op string) error {
 		return d.fail(op, hsm.ErrNotLoggedIn, "")
 	}
 	return nil
-}
-
-// Sync returns when everything changed before it is durable. Concurrent calls
-// share one write to the disk.
-func (d *Device) Sync(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	d.mu.RLock()
-	closed := d.closed
-	d.mu.RUnlock()
-	if closed {
-		return d.fail("sync", hsm.ErrGone, "")
-	}
-	return d.sync(ctx, "sync")
-}
-
-func (d *Device) sync(ctx context.Context, op string) error {
-	err := d.log.sync(ctx)
-	if !errors.Is(err, errSuspect) {
-		return err // nil or the context's
-	}
-	// The system may have dropped what it could not write. Write it all again,
-	// from what reads and proves whole, to a new file.
-	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
-		return d.fail(op, hsm.ErrGone, "")
-	}
-	if d.log.doubtful() {
-		if err := d.rewrite(d.state, d.entries); err != nil {
-			d.mu.Unlock()
-			return d.unsure(op, err)
-		}
-	}
-	d.mu.Unlock()
-	if err = d.log.sync(ctx); errors.Is(err, errSuspect) {
-		return d.unsure(op, err)
-	}
-	return err
-}
-
-// rewrite replaces the file by one that holds only this state and these keys.
-// Callers hold mu. It is durable after a sync.
-func (d *Device) rewrite(s state, entries map[hsm.Slot]*entry) error {
-	live := make([]*entry, 0, len(entries))
-	for _, e := range entries {
-		live = append(live, e)
-	}
-	places, err := d.log.rewrite(1+len(live), func(i int) ([]byte, error) {
-		if i == 0 {
-			return s.encode(), nil
-		}
-		return d.log.read(live[i-1].at)
-	})
-	if err != nil {
-		return err
-	}
-	for i, e := range live {
-		e.at = places[i+1]
-	}
-	return nil
-}
-
-// compact rewrites the file when more than half of it is of no use any more.
-// Callers hold mu. A failure costs only room: it is tried again later.
-func (d *Device) compact() {
-	size := d.log.size()
-	if garbage := size - d.used; garbage < compactFrom || garbage < d.used || size < d.retry {
-		return
-	}
-	if d.rewrite(d.state, d.entries) != nil {
-		d.retry = size + compactFrom
-		return
-	}
-	d.retry = 0
 }
 
 // Close makes everything durable, wipes the DKEK and lets go of the file.

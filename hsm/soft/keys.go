@@ -78,7 +78,7 @@ func (d *Device) store(op string, life uint64, slot hsm.Slot, keyType hsm.KeyTyp
 		return hsm.Object{}, err
 	}
 	if d.life != life {
-		return hsm.Object{}, d.fail(op, hsm.ErrNotLoggedIn, "the device was initialised meanwhile")
+		return hsm.Object{}, d.fail(op, hsm.ErrNotLoggedIn, initialisedMeanwhile)
 	}
 	if size := len(record) + 8 + secret.BoxOverhead; d.bytes > 0 && d.used+int64(size) > int64(d.bytes) {
 		return hsm.Object{}, d.fail(op, hsm.ErrFull, "no key memory left")
@@ -163,8 +163,13 @@ func (d *Device) Wrap(ctx context.Context, slot hsm.Slot) ([]byte, error) {
 		return nil, d.fail(op, hsm.ErrSharesMissing, "")
 	}
 	blob, err := keys.Wrap(k.portable())
-	if err != nil {
-		return nil, d.fail(op, blobError(err), err.Error())
+	switch {
+	case errors.Is(err, keyblob.ErrWiped):
+		return nil, d.interrupted(op)
+	case errors.Is(err, keyblob.ErrUnsupported):
+		return nil, d.fail(op, hsm.ErrUnsupported, err.Error())
+	case err != nil:
+		return nil, d.fail(op, hsm.ErrStorage, "the stored key is not whole: "+err.Error())
 	}
 	return blob, nil
 }
@@ -178,6 +183,9 @@ func (d *Device) Unwrap(ctx context.Context, slot hsm.Slot, blob []byte, attribu
 	}
 	defer d.release(slot)
 	wrapped, err := keys.Unwrap(blob)
+	if errors.Is(err, keyblob.ErrWiped) {
+		return hsm.Object{}, d.interrupted(op)
+	}
 	if err != nil {
 		return hsm.Object{}, d.fail(op, blobError(err), err.Error())
 	}
@@ -196,8 +204,18 @@ func blobError(err error) error {
 		return hsm.ErrWrongDKEK
 	case errors.Is(err, keyblob.ErrUnsupported):
 		return hsm.ErrUnsupported
-	case errors.Is(err, keyblob.ErrWiped):
-		return hsm.ErrGone
 	}
 	return hsm.ErrBadBlob
 }
+
+// interrupted is an operation under which the DKEK was taken away.
+func (d *Device) interrupted(op string) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if err := d.ready(op); err != nil {
+		return err
+	}
+	return d.fail(op, hsm.ErrNotLoggedIn, initialisedMeanwhile)
+}
+
+const initialisedMeanwhile = "the device was initialised meanwhile"
