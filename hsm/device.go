@@ -256,5 +256,5 @@ type DecryptOptions struct {
 // PINTries counts wrong PINs left.
 type PINTries struct {
 	User, SO       int // left; -1 where the device cannot tell
-	UserMax, SOMax int // after a right one; -1 where the device cannot tell
+	UserMax, SOMax int // at most; -1 where the device cannot tell. A right PIN restores User, and not always SO
 }
