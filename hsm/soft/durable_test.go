@@ -206,6 +206,35 @@ func TestSyncsAreShared(t *testing.T) {
 	})
 }
 
+// A sync that loses its file to a rewrite goes on with the new one.
+func TestSyncDuringRewrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := &testDisk{}
+		d := onDisk(t, disk)
+		generate256(t, d, 1)
+		disk.syncTime = time.Second
+		done := make(chan error)
+		go func() { done <- d.Sync(context.Background()) }()
+		synctest.Wait()
+		disk.set(func() { disk.noSync = 1 }) // the sync under way: its file is closed
+		before := disk.replaced
+		d.mu.Lock()
+		err := d.rewrite(d.state, d.entries)
+		d.mu.Unlock()
+		ok(t, err)
+		ok(t, <-done)
+		if disk.replaced != before+1 {
+			t.Errorf("%d rewrites, want the one", disk.replaced-before)
+		}
+		back, err := load(disk.lastSync())
+		ok(t, err)
+		if !slotsOf(t, back)[1] {
+			t.Error("the key is not durable")
+		}
+		ok(t, back.Close())
+	})
+}
+
 func TestSyncWaitsNoLongerThanItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := &testDisk{syncTime: time.Hour}

@@ -151,6 +151,9 @@ func (l *log) fly() {
 	l.mu.Lock()
 	l.flight = nil
 	switch {
+	case f.err != nil && l.file != file:
+		// The file was replaced meanwhile, and closed: the next round syncs
+		// the new one, which has it all.
 	case f.err != nil:
 		l.suspect = true
 	default:
