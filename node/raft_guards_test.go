@@ -262,6 +262,9 @@ func TestGuard08RepeatedRestoresStopTheNode(t *testing.T) {
 		if err := m.Restore(content); err != nil {
 			t.Fatal(err)
 		}
+		if m.applied.Load() != 9 {
+			t.Fatalf("a state restored at entry 9 says %d", m.applied.Load())
+		}
 	}
 	for range maxRestores {
 		restore()

@@ -44,7 +44,7 @@ func TestManyProposersShareBatches(t *testing.T) {
 	})
 }
 
-func TestALostLeaderLeavesTheOutcomeUnknownAndARepeatIsHarmless(t *testing.T) {
+func TestGuard02ALostLeaderLeavesTheOutcomeUnknownAndARepeatIsHarmless(t *testing.T) {
 	onVirtualTime(t, func(t *testing.T) {
 		cluster, a, b, c := threeNodes(t)
 		// Followers take the entry, and their answers are lost: the leader cannot
@@ -52,7 +52,7 @@ func TestALostLeaderLeavesTheOutcomeUnknownAndARepeatIsHarmless(t *testing.T) {
 		cluster.mu.Lock()
 		cluster.mute[[2]string{"a", "b"}], cluster.mute[[2]string{"a", "c"}] = true, true
 		cluster.mu.Unlock()
-		_, err := a.propose("once")
+		_, err := a.ProposeHere(t.Context(), []byte("once"))
 		if !errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, ErrNotAppended) {
 			t.Fatalf("not an unknown outcome: %v", err)
 		}
@@ -173,6 +173,47 @@ func TestACommandIsStampedAndRefusedByTheLeaderOnly(t *testing.T) {
 		}
 		if _, err := b.propose(string(make([]byte, MaxCommand+1))); !errors.Is(err, ErrTooLarge) {
 			t.Errorf("a command over MaxCommand: %v", err)
+		}
+	})
+}
+
+func TestALeaderThatClosesHandsOverAndLosesNothing(t *testing.T) {
+	onVirtualTime(t, func(t *testing.T) {
+		cluster, a, b, c := threeNodes(t)
+		_, err := a.propose("before")
+		cluster.must(err)
+		start := time.Now()
+		a.close()
+		leader := cluster.leader(b, c)
+		if took := time.Since(start); took > 400*time.Millisecond {
+			t.Errorf("the next leader led after %v: an election, not a transfer", took)
+		}
+		if _, err := a.propose("x"); !errors.Is(err, ErrClosed) {
+			t.Errorf("a closed log says %v", err)
+		}
+		_, err = leader.propose("after")
+		cluster.must(err)
+		if got := leader.state.values(); !slices.Equal(got, []string{"before", "after"}) {
+			t.Errorf("the next leader has %v", got)
+		}
+	})
+}
+
+func TestANewMemberIsSentASnapshotAndKnowsItsIndex(t *testing.T) {
+	onVirtualTime(t, func(t *testing.T) {
+		cluster := newTestCluster(t)
+		a := cluster.start("a")
+		cluster.bootstrap(a)
+		applied, err := a.propose("kept")
+		cluster.must(err)
+		cluster.must(a.raft.Snapshot().Error())
+		// As if the entries behind the snapshot had been compacted away.
+		cluster.must(a.stores.log.DeleteRange(1, applied.Index))
+		b := cluster.start("b")
+		cluster.must(a.AddMember(t.Context(), b.peer()))
+		cluster.must(a.Promote(t.Context(), "b"))
+		if got := b.state.values(); !slices.Equal(got, []string{"kept"}) || b.Stats().Restores != 1 {
+			t.Errorf("b has %v after %d restores", got, b.Stats().Restores)
 		}
 	})
 }

@@ -165,6 +165,19 @@ func (l *raftLog) TransferLeadership(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*l.config.Heartbeat)
 	defer cancel()
 	target := reign.visible(l.raft.CommitIndex())
+	// Followers hear of the last commit a moment later: ask for a heartbeat's time.
+	for end := time.Now().Add(l.config.Heartbeat); ; {
+		if server, ok := l.caughtUp(ctx, target); ok {
+			return l.transferTo(ctx, server, reign.term)
+		}
+		if time.Now().After(end) || !sleep(ctx, l.config.Heartbeat/25) {
+			return errors.New("node: transfer leadership: no other voter has caught up")
+		}
+	}
+}
+
+// caughtUp finds another voter that has applied the target.
+func (l *raftLog) caughtUp(ctx context.Context, target uint64) (raft.Server, bool) {
 	for _, server := range l.raft.GetConfiguration().Configuration().Servers {
 		if server.Suffrage != raft.Voter || string(server.ID) == l.config.ID {
 			continue
@@ -172,19 +185,23 @@ func (l *raftLog) TransferLeadership(ctx context.Context) error {
 		ask, stop := context.WithTimeout(ctx, l.config.Heartbeat/2)
 		applied, err := l.config.Peers.AppliedIndex(ask, Peer{ID: string(server.ID), Addr: string(server.Address)})
 		stop()
-		if err != nil || applied < target {
-			continue
+		if err == nil && applied >= target {
+			return server, true
 		}
-		if !l.transfer.claim(reign.term) {
-			return fmt.Errorf("node: transfer leadership: already tried in term %d", reign.term)
-		}
-		future := &pending[raft.Future]{}
-		if err := future.wait(ctx, func() raft.Future { return l.raft.LeadershipTransferToServer(server.ID, server.Address) }); err != nil {
-			return fmt.Errorf("node: transfer leadership to %s: %w", server.ID, err)
-		}
-		return nil
 	}
-	return errors.New("node: transfer leadership: no other voter has caught up")
+	return raft.Server{}, false
+}
+
+func (l *raftLog) transferTo(ctx context.Context, server raft.Server, term uint64) error {
+	if !l.transfer.claim(term) {
+		return fmt.Errorf("node: transfer leadership: already tried in term %d", term)
+	}
+	future := &pending[raft.Future]{}
+	err := future.wait(ctx, func() raft.Future { return l.raft.LeadershipTransferToServer(server.ID, server.Address) })
+	if err != nil {
+		return fmt.Errorf("node: transfer leadership to %s: %w", server.ID, err)
+	}
+	return nil
 }
 
 // transferGuard counts transfers, and notices one that never ends.

@@ -34,6 +34,9 @@ func proposeError(err error) error {
 
 // proposeOnce appends here or asks the leader to.
 func (l *raftLog) proposeOnce(ctx context.Context, command []byte) (Applied, error) {
+	if err := l.Err(); err != nil {
+		return Applied{}, notAppended(err)
+	}
 	if l.raft.State() == raft.Leader {
 		return l.append(ctx, command)
 	}
