@@ -39,6 +39,9 @@ const (
 	// closed when no answer came for pingTimeout.
 	pingAfter   = 2 * time.Second
 	pingTimeout = 2 * time.Second
+	// idleTimeout ends a peer connection without requests: calls that begin at
+	// the same moment may open more than one.
+	idleTimeout = 5 * time.Minute
 
 	// Handshakes under way at once: strangers' and, apart from them, those
 	// from hosts that a member was seen at. Beyond the limit the oldest makes

@@ -64,6 +64,7 @@ func newPeers(s *Server) *Peers {
 		Protocols:              &protocols,
 		HTTP2:                  settings,
 		DisableCompression:     true,
+		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: 8 << 10,
 		DialContext:            p.dial,
 	}

@@ -38,6 +38,9 @@ func TestManyCallsShareOneConnection(t *testing.T) {
 			<-release
 			return body, nil
 		})
+		if _, err := r.nodes[0].Peers().Call(t.Context(), r.peer(1), "absent", nil); code(err) != transport.CodeUnknownMethod {
+			t.Fatal(err)
+		}
 		var calls sync.WaitGroup
 		for i := range 50 {
 			calls.Go(func() {
