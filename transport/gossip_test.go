@@ -20,6 +20,25 @@ type gossips struct {
 	events []string // "node-0: dead node-1"
 	metas  map[string]string
 	kinds  map[string]transport.GossipKind // by "observer subject"
+	hung   chan struct{}
+}
+
+// hang makes every Notify wait until resume.
+func (g *gossips) hang() (resume func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.hung = make(chan struct{})
+	return sync.OnceFunc(func() { close(g.hung) })
+}
+
+func (g *gossips) hanging() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.hung == nil {
+		g.hung = make(chan struct{})
+		close(g.hung)
+	}
+	return g.hung
 }
 
 func nodeName(i int) string { return fmt.Sprintf("node-%d", i) }
@@ -32,10 +51,12 @@ func newGossips(r *rig) *gossips {
 	return g
 }
 
-func (g *gossips) start(i int) *transport.Gossip {
+func (g *gossips) start(i int) *transport.Gossip { return g.startAs(i, nodeName(i)) }
+
+func (g *gossips) startAs(i int, name string) *transport.Gossip {
 	r := g.rig
 	gossip, err := r.nodes[i].Gossip(transport.GossipConfig{
-		Name: nodeName(i),
+		Name: name,
 		Meta: []byte(r.addrs[i]),
 		Members: func() []string {
 			var names []string
@@ -53,6 +74,7 @@ func (g *gossips) start(i int) *transport.Gossip {
 			return transport.Peer{}, false
 		},
 		Notify: func(event transport.GossipEvent) {
+			<-g.hanging()
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			key := nodeName(i) + " " + event.Name
@@ -172,5 +194,80 @@ func TestGossipForgetsTheRemoved(t *testing.T) {
 				t.Errorf("node %d has %d connections with a removed node", i, n)
 			}
 		}
+	})
+}
+
+// A member that calls itself by a name that is in no table is not believed.
+func TestGossipRefusesInventedNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "10.0.0.1", "10.0.0.2", "10.0.0.3")
+		g := &gossips{rig: r, metas: map[string]string{}, kinds: map[string]transport.GossipKind{}}
+		g.nodes = append(g.nodes, g.start(0), g.start(1), g.startAs(2, "ghost"))
+		defer g.close()
+		time.Sleep(time.Minute)
+		if g.believes(0, 1) != transport.PeerAlive || g.believes(1, 0) != transport.PeerAlive {
+			t.Error("the honest do not find each other")
+		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		for _, event := range g.events {
+			if strings.HasSuffix(event, "ghost") {
+				t.Error(event)
+			}
+		}
+	})
+}
+
+// A caller that hangs in Notify holds up nothing but its own events, of which
+// the newest are kept.
+func TestGossipDoesNotWaitForItsCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "10.0.0.1", "10.0.0.2")
+		g := newGossips(r)
+		defer g.close()
+		resume := g.hang()
+		time.Sleep(10 * time.Second)
+		for i := range 400 {
+			if err := g.nodes[1].UpdateMeta(fmt.Append(nil, i)); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
+		resume()
+		time.Sleep(10 * time.Second)
+		if got := g.meta(0, 1); got != "399" {
+			t.Errorf("the last event is %q", got)
+		}
+	})
+}
+
+func TestGossipConfigIsChecked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "10.0.0.1")
+		good := transport.GossipConfig{
+			Name: "a", Members: func() []string { return nil }, Notify: func(transport.GossipEvent) {},
+			Peer: func(string) (transport.Peer, bool) { return transport.Peer{}, false },
+		}
+		for name, change := range map[string]func(*transport.GossipConfig){
+			"no name":   func(c *transport.GossipConfig) { c.Name = "" },
+			"big meta":  func(c *transport.GossipConfig) { c.Meta = make([]byte, transport.MaxMeta+1) },
+			"no notify": func(c *transport.GossipConfig) { c.Notify = nil },
+		} {
+			config := good
+			change(&config)
+			if _, err := r.nodes[0].Gossip(config); err == nil {
+				t.Errorf("%s: accepted", name)
+			}
+		}
+		good.Meta = make([]byte, transport.MaxMeta)
+		gossip, err := r.nodes[0].Gossip(good)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := gossip.UpdateMeta(make([]byte, transport.MaxMeta+1)); err == nil {
+			t.Error("big new meta: accepted")
+		}
+		gossip.Close()
+		time.Sleep(time.Minute)
 	})
 }

@@ -242,6 +242,14 @@ func TestIdleJoinersMakeRoom(t *testing.T) {
 			}
 			defer conn.Close()
 		}
+		synctest.Wait()
+		held := 0
+		for i := range 60 {
+			held += r.network.Connections("10.0.0.1", fmt.Sprintf("10.66.0.%d", i))
+		}
+		if held > 16 {
+			t.Errorf("%d idle joiners are kept", held)
+		}
 		start := time.Now()
 		if _, err := transport.Join(t.Context(), transport.JoinAttempt{
 			Network: r.network.Host("10.0.0.9"), Identity: newIdentity(t), Server: r.peer(0), Secret: a.secret,

@@ -12,6 +12,8 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,8 +39,12 @@ func TestOnlyMembersSpeakMemberProtocols(t *testing.T) {
 
 			// In TLS 1.3 a client has finished before it is refused.
 			conn, err = r.dialTLS("10.9.9.9", r.addrs[0], protocol, newIdentity(t))
-			if err == nil && !gone(conn) {
-				t.Errorf("%s: a stranger was let in", protocol)
+			if err == nil {
+				conn.SetReadDeadline(time.Now().Add(time.Minute))
+				_, err = conn.Read(make([]byte, 1))
+			}
+			if err == nil || !strings.Contains(err.Error(), "tls: bad certificate") {
+				t.Errorf("%s: a stranger was not told: %v", protocol, err)
 			}
 			conn, err = r.dialTLS("10.9.9.9", r.addrs[0], protocol, nil)
 			if err == nil && !gone(conn) {
@@ -156,6 +162,34 @@ func TestCutClosesLiveConnections(t *testing.T) {
 		}
 		if gone(stays) {
 			t.Error("somebody else's connection was cut too")
+		}
+	})
+}
+
+// forgetful takes a fingerprint for a member's once, and never again: it is
+// removed in the middle of its handshake.
+type forgetful struct {
+	*members
+	asked atomic.Int32
+}
+
+func (f *forgetful) IsMember(transport.Fingerprint) bool { return f.asked.Add(1) == 1 }
+
+func TestRemovalDuringTheHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "10.0.0.1")
+		for _, protocol := range memberProtocols {
+			server, err := transport.Listen(transport.Config{
+				Identity: newIdentity(t), Network: r.network.Host("10.0.0.2"), Listen: "10.0.0.2:0", Directory: &forgetful{members: r.members},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn, err := r.dialTLS("10.0.0.1", server.Addr(), protocol, r.identities[0])
+			if err == nil && !gone(conn) {
+				t.Errorf("%s: a removed member was let in", protocol)
+			}
+			server.Close()
 		}
 	})
 }
