@@ -25,21 +25,6 @@ type ceremonyRoom struct{}
 func newCeremonyRoom(*Node) *ceremonyRoom { return &ceremonyRoom{} }
 func (*ceremonyRoom) start()              {}
 
-type deviceRoom struct{}
-
-func newDeviceRoom(*Node) *deviceRoom { return &deviceRoom{} }
-func (*deviceRoom) start()            {}
-
-type keyRoom struct{}
-
-func newKeyRoom(*Node) (*keyRoom, error) { return &keyRoom{}, nil }
-func (*keyRoom) start()                  {}
-
-type upkeepRoom struct{}
-
-func newUpkeepRoom(*Node) *upkeepRoom { return &upkeepRoom{} }
-func (*upkeepRoom) start()            {}
-
 type face struct{}
 
 func newFace(*Node) *face        { return &face{} }

@@ -1,0 +1,298 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/keycustodian/keycustodian/dkek"
+	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/hsm"
+)
+
+// CreateKey makes a key in this node's device. When it returns, the wrapped key
+// is committed by a majority, was proven by unwrapping it again, lies synced in
+// the device, and in as many devices as its policy wants. An error that is an
+// [ErrOutcomeUnknown] means: repeat it with the request ID that the
+// [OutcomeUnknownError] names. After every other error there is no key.
+func (n *Node) CreateKey(ctx context.Context, spec KeySpec) (*Key, error) {
+	if err := n.keys.ready(); err != nil {
+		return nil, err
+	}
+	info, err := n.keys.create(ctx, n.Self(), spec)
+	if err != nil {
+		return nil, err
+	}
+	return n.Key(ctx, fmt.Sprintf("%s@1", info.Name))
+}
+
+// RotateKey adds a version to a key, which is the default from then on. It
+// guarantees what CreateKey does. A request ID makes a repetition harmless; zero
+// draws a new one.
+func (n *Node) RotateKey(ctx context.Context, name string, request fsm.RequestID) (*Key, error) {
+	if err := n.keys.ready(); err != nil {
+		return nil, err
+	}
+	version, err := n.keys.rotate(ctx, n.Self(), name, request)
+	if err != nil {
+		return nil, err
+	}
+	return n.Key(ctx, fmt.Sprintf("%s@%d", name, version))
+}
+
+// making is one key version that is to be made.
+type making struct {
+	caller  Caller
+	request fsm.RequestID
+	key     fsm.Key // what is known of it before it exists
+	n       uint64  // of the version, as far as known: for the label in the device
+	retry   bool    // an earlier try may have left an object
+	body    func(fsm.Material) fsm.Body
+}
+
+func (r *keyRoom) create(ctx context.Context, caller Caller, spec KeySpec) (KeyInfo, error) {
+	m, err := r.plan(ctx, caller, spec)
+	if err != nil {
+		return KeyInfo{}, fmt.Errorf("node: create key: %w", err)
+	}
+	version, err := r.make(ctx, m)
+	if err != nil {
+		return KeyInfo{}, fmt.Errorf("node: create key %s: %w", spec.Name, err)
+	}
+	view := r.node.view()
+	key, ok := view.KeyByID(version.Key)
+	if !ok {
+		return KeyInfo{}, notFound("key %s is gone", spec.Name)
+	}
+	return keyInfo(view, key), nil
+}
+
+func (r *keyRoom) rotate(ctx context.Context, caller Caller, name string, request fsm.RequestID) (uint64, error) {
+	retry := request != fsm.RequestID{}
+	if !retry {
+		request = newRequest()
+	}
+	view, err := r.current(ctx, retry)
+	if err != nil {
+		return 0, fmt.Errorf("node: rotate key: %w", err)
+	}
+	key, newest, err := findVersion(view, name)
+	if err == nil && name != key.Name {
+		err = badRequest("rotate wants a key's name, without a version")
+	}
+	if err == nil {
+		err = authorise(view, caller, fsm.Rotate, name)
+	}
+	if err == nil && newest.State != fsm.Enabled && newest.State != fsm.Disabled {
+		err = &fsm.Error{Code: fsm.WrongState, Message: fmt.Sprintf("key %s is %s", name, newest.State)}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("node: rotate key: %w", err)
+	}
+	m := &making{caller: caller, request: request, key: *key, n: key.Newest + 1, retry: retry}
+	m.body = func(material fsm.Material) fsm.Body { return &fsm.KeyRotate{Name: name, Material: material} }
+	version, err := r.make(ctx, m)
+	if err != nil {
+		return 0, fmt.Errorf("node: rotate key %s: %w", name, err)
+	}
+	return version.N, nil
+}
+
+// current is a state to decide by: of a retry the newest, which shows what
+// became of the first try.
+func (r *keyRoom) current(ctx context.Context, retry bool) (*fsm.View, error) {
+	if !retry {
+		return r.node.view(), nil
+	}
+	return r.node.consistent(ctx)
+}
+
+// plan checks a new key before the device has any work with it.
+func (r *keyRoom) plan(ctx context.Context, caller Caller, spec KeySpec) (*making, error) {
+	retry := spec.RequestID != fsm.RequestID{}
+	if !retry {
+		spec.RequestID = newRequest()
+	}
+	view, err := r.current(ctx, retry)
+	if err != nil {
+		return nil, err
+	}
+	if spec.Usage == 0 {
+		spec.Usage = fsm.Usable(spec.Type)
+	}
+	body := fsm.KeyCreate{
+		Name: spec.Name, Type: spec.Type, Usage: spec.Usage, Legacy: spec.Legacy,
+		Policy: fsm.KeyPolicy{Copies: spec.Copies, Clients: slices.Clone(spec.Clients)},
+	}
+	slices.SortFunc(body.Policy.Clients, func(a, b dkek.Fingerprint) int { return slices.Compare(a[:], b[:]) })
+	for _, label := range slices.Sorted(maps.Keys(spec.Labels)) {
+		body.Labels = append(body.Labels, fsm.Label{Key: label, Value: spec.Labels[label]})
+	}
+	m := &making{caller: caller, request: spec.RequestID, n: 1, retry: retry, key: fsm.Key{
+		ID: fsm.KeyID(spec.RequestID), Name: spec.Name, Type: spec.Type, Usage: spec.Usage, Policy: body.Policy, Newest: 1,
+	}}
+	m.body = func(material fsm.Material) fsm.Body {
+		create := body
+		create.Material = material
+		return &create
+	}
+	if err := authorise(view, caller, fsm.Create, spec.Name); err != nil {
+		return nil, err
+	}
+	return m, r.mayBeMade(view, m, &body)
+}
+
+// mayBeMade is the part of the state's own checks that needs no device.
+func (r *keyRoom) mayBeMade(view *fsm.View, m *making, body *fsm.KeyCreate) error {
+	if err := fsm.CheckKeyName(body.Name); err != nil {
+		return err
+	}
+	if _, err := hsm.ParseKeyType(string(body.Type)); err != nil {
+		return badRequest("%v", err)
+	}
+	if body.Usage&^fsm.Usable(body.Type) != 0 {
+		return badRequest("usage of a key of type %s: one or more of %s", body.Type, fsm.Usable(body.Type))
+	}
+	cluster, ok := view.Cluster()
+	if !ok {
+		return ErrNoCluster
+	}
+	if body.Type.Legacy() && (!body.Legacy || !slices.Contains(cluster.Policy.Legacy, body.Type)) {
+		return &fsm.Error{Code: fsm.NotAllowed, Message: fmt.Sprintf("a key of type %s needs the legacy permission, for the key and in the cluster's policy", body.Type)}
+	}
+	if old, ok := view.Key(body.Name); ok && old.ID != m.key.ID {
+		return &fsm.Error{Code: fsm.Exists, Message: fmt.Sprintf("there is a key %s already: names are not used again", body.Name)}
+	}
+	return r.enoughDevices(view, body.Type, copiesOf(view, &m.key))
+}
+
+// enoughDevices refuses copies that no set of devices could ever hold.
+func (r *keyRoom) enoughDevices(view *fsm.View, keyType hsm.KeyType, copies int) error {
+	if copies <= 1 {
+		return nil
+	}
+	able := 0
+	for m := range view.Members() {
+		if m.Device != nil && slices.Contains(m.Device.Types, keyType) {
+			able++
+		}
+	}
+	if able < copies {
+		return &fsm.Error{Code: fsm.WrongState, Message: fmt.Sprintf("%d copies are wanted and %d devices can hold a key of type %s", copies, able, keyType)}
+	}
+	return nil
+}
+
+// make makes one version: in the device, proven, committed, synced, covered.
+func (r *keyRoom) make(ctx context.Context, m *making) (*fsm.Version, error) {
+	if err := r.takeOff(m.request); err != nil {
+		return nil, err
+	}
+	defer r.landed(m.request)
+	if version, ok := r.node.view().VersionByRequest(m.request); ok { // a retry
+		return version, r.awaitCopies(ctx, m, version)
+	}
+	made, err := r.generate(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	bounded, cancel := withProposeTime(ctx)
+	defer cancel()
+	synced := make(chan error, 1)
+	go func() { synced <- r.node.device.sync(bounded) }()
+	version, err := r.commit(bounded, m, made)
+	syncErr := <-synced
+	if err != nil {
+		return nil, err
+	}
+	if syncErr != nil {
+		r.node.device.suspect()
+		return nil, &OutcomeUnknownError{m.request, fmt.Errorf("the key is committed, but the device did not say that its own copy is durable: %w", syncErr)}
+	}
+	return version, r.awaitCopies(ctx, m, version)
+}
+
+// commit proposes what was made and decides what becomes of the object.
+func (r *keyRoom) commit(ctx context.Context, m *making, made *madeKey) (*fsm.Version, error) {
+	slots := r.node.device.slots
+	_, err := r.node.propose(ctx, r.node.command(m.caller, m.request, m.body(made.material)))
+	version, committed := r.node.view().VersionByRequest(m.request)
+	switch {
+	case committed:
+		// Also where the answer was a refusal: this or another try of the same
+		// request, perhaps of another node, came first.
+		r.keep(ctx, m, made, version)
+		return version, nil
+	case err == nil:
+		err = fmt.Errorf("committed, and not in the state: %w", ErrOutcomeUnknown)
+		fallthrough
+	case !isKnownNotAppended(err):
+		slots.orphan(made.slot, made.tag, made.object)
+		r.node.upkeep.wakeUp()
+		return nil, &OutcomeUnknownError{m.request, err}
+	}
+	slots.discard(ctx, made.slot)
+	return nil, err
+}
+
+// keep makes the new object the key's residence, if it is the key that was
+// committed.
+func (r *keyRoom) keep(ctx context.Context, m *making, made *madeKey, version *fsm.Version) {
+	slots := r.node.device.slots
+	same := slices.Equal(made.material.Public, version.Material.Public) && slices.Equal(made.material.Check, version.Material.Check)
+	public, err := publicOf(version)
+	if !same || err != nil {
+		slots.discard(ctx, made.slot)
+		return
+	}
+	residence, err := slots.settle(made.slot, version.Ref(), made.tag, public)
+	if err == nil {
+		slots.release(residence)
+		r.node.upkeep.holds(version.Ref())
+	}
+}
+
+// awaitCopies returns when as many devices hold the version as its policy wants.
+func (r *keyRoom) awaitCopies(ctx context.Context, m *making, version *fsm.Version) error {
+	ctx, cancel := withProposeTime(ctx)
+	defer cancel()
+	for {
+		changed := r.node.cluster.Load().state.Changed()
+		view := r.node.view()
+		key, ok := view.KeyByID(version.Key)
+		if !ok || key.Name != m.key.Name {
+			return &fsm.Error{Code: fsm.Conflict, Message: fmt.Sprintf("request %s made another key", m.request)}
+		}
+		want, have := copiesOf(view, key), len(view.Coverage(version.Key, version.N))
+		if have >= want || want <= 1 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return &OutcomeUnknownError{m.request, fmt.Errorf("the key is committed, and %d of %d devices hold it: %w", have, want, context.Cause(ctx))}
+		}
+	}
+}
+
+// sync returns when what the device was changed before lies on its storage.
+func (d *deviceRoom) sync(ctx context.Context) error {
+	_, err := withLogin(ctx, d, func(device hsm.Device) (struct{}, error) { return struct{}{}, device.Sync(ctx) })
+	return err
+}
+
+// capable refuses a type that the device cannot make, and says what it can do.
+func (d *deviceRoom) capable(keyType hsm.KeyType) error {
+	capabilities := d.token.Capabilities()
+	if capabilities.Supports(keyType) {
+		return nil
+	}
+	types := slices.SortedFunc(slices.Values(capabilities.Types), func(a, b hsm.KeyType) int { return cmp.Compare(a, b) })
+	return &fsm.Error{Code: fsm.BadRequest, Message: fmt.Sprintf("device %s cannot make keys of type %s, it can do %v", d.serial(), keyType, types)}
+}
+
+// errNotReported: the cluster does not know this device yet.
+var errNotReported = errors.New("node: the device is not reported to the cluster yet: try again")
