@@ -26,6 +26,7 @@ type app struct {
 	output                         string // "text" or "json"
 	timeout                        time.Duration
 	yes                            bool
+	trusting                       bool // takes a node's word for who is no member any more
 }
 
 // run runs one command line and returns the exit code.
@@ -88,11 +89,8 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 sealed or no quorum (try again).`,
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddCommand(
 		a.clusterCommand(), a.operatorCommand(), a.clientCommand(), a.dkekCommand(), a.ceremonyCommand(),
-		a.deviceCommand(), a.keyCommand(), a.randomCommand(), a.auditCommand(), a.versionCommand(),
+		a.deviceCommand(), a.keyCommand(), a.randomCommand(), a.auditCommand(), a.runCommand(), a.versionCommand(),
 	)
-	if a.start != nil {
-		root.AddCommand(a.runCommand())
-	}
 	prepare(root)
 	return root
 }

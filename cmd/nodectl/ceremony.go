@@ -46,10 +46,12 @@ func (f *ceremonyFlags) validate() error {
 	return nil
 }
 
+// checker compares what a node put into an Open with what was asked for.
+type checker func(s *session, o *fsm.Open) error
+
 // open opens a ceremony, signs the caller's own approval, and waits for its end
-// where that is wanted. check compares what the node put into the Open with what
-// was asked for: what is signed is the Open.
-func (a *app) open(c *cobra.Command, route string, request any, f ceremonyFlags, check func(*fsm.Open) error) error {
+// where that is wanted. What is signed is the Open, and so that is checked.
+func (a *app) open(c *cobra.Command, route string, request any, f ceremonyFlags, check checker) error {
 	if err := f.validate(); err != nil {
 		return err
 	}
@@ -62,6 +64,9 @@ func (a *app) open(c *cobra.Command, route string, request any, f ceremonyFlags,
 	defer s.end(ctx)
 	set, err := s.pin(ctx)
 	if err != nil {
+		return err
+	}
+	if err := s.freshen(ctx); err != nil {
 		return err
 	}
 	var opened api.Ceremony
@@ -82,7 +87,7 @@ func (a *app) open(c *cobra.Command, route string, request any, f ceremonyFlags,
 }
 
 // approveOwn signs for the caller where approvals are needed.
-func (s *session) approveOwn(ctx context.Context, set fsm.OperatorSet, opened api.Ceremony, f ceremonyFlags, check func(*fsm.Open) error) (api.Ceremony, error) {
+func (s *session) approveOwn(ctx context.Context, set fsm.OperatorSet, opened api.Ceremony, f ceremonyFlags, check checker) (api.Ceremony, error) {
 	if opened.Needed == 0 {
 		return opened, nil
 	}
@@ -96,7 +101,7 @@ func (s *session) approveOwn(ctx context.Context, set fsm.OperatorSet, opened ap
 	if limit := time.Now().Add(f.expires + clockSlack); time.UnixMilli(o.Expires).After(limit) {
 		return opened, fmt.Errorf("the node made it expire at %s", when(time.UnixMilli(o.Expires)))
 	}
-	if err := check(o); err != nil {
+	if err := check(s, o); err != nil {
 		return opened, err
 	}
 	approved, err := s.sign(ctx, api.CeremonyApprove, fsm.DomainApproval, opened)

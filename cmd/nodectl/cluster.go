@@ -19,7 +19,7 @@ import (
 
 func (a *app) clusterCommand() *cobra.Command {
 	return noun("cluster", "the cluster and its members", a.clusterInit(), a.clusterToken(), a.clusterJoin(),
-		a.clusterMembers(), a.clusterRemove(), a.clusterLeave(), a.clusterStatus())
+		a.clusterMembers(), a.clusterRemove(), a.clusterLeave(), a.clusterStatus(), a.clusterRefresh())
 }
 
 func (a *app) clusterInit() *cobra.Command {
@@ -210,7 +210,7 @@ threshold would remain.`,
 				return err
 			}
 			a.say("removed %s; its share still counts against you until nodectl dkek reshare", m.Name)
-			return nil
+			return s.dropped(ctx)
 		},
 	}
 	c.Flags().BoolVar(&a.yes, "yes", false, "do not ask")
@@ -242,7 +242,11 @@ func (a *app) clusterLeave() *cobra.Command {
 				return err
 			}
 			a.say("%s has left", m.Name)
-			return nil
+			if s, err = a.connect(ctx); err != nil {
+				return err
+			}
+			defer s.Close()
+			return s.dropped(ctx)
 		},
 	}
 	c.Flags().StringVar(&node, "node", "", "`NODE` that leaves")
@@ -251,11 +255,56 @@ func (a *app) clusterLeave() *cobra.Command {
 	return c
 }
 
+// dropped takes a member that this very command has removed out of the cluster
+// file. That it could not be is no failure of the command.
+func (s *session) dropped(ctx context.Context) error {
+	s.app.trusting = true
+	if err := s.freshen(ctx); err != nil {
+		s.app.say("note: the cluster file was not refreshed: %s", strip(err.Error()))
+	}
+	return nil
+}
+
+func (a *app) clusterRefresh() *cobra.Command {
+	return &cobra.Command{
+		Use: "refresh", Short: "bring the cluster file up to date, and say what changed", Args: cobra.NoArgs,
+		Long: `Takes the members' addresses and keys from the cluster into the cluster file, and
+names who came and who went: compare that with what you know. Other commands
+refresh the file too, but an operator's file loses a member only here.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, cancel := a.context(c)
+			defer cancel()
+			s, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			if s.file == nil {
+				return usage("there is no cluster file to refresh")
+			}
+			before := s.file.Cluster.Members
+			a.trusting = true
+			if err := s.freshen(ctx); err != nil {
+				return err
+			}
+			_, gone := memberChanges(before, s.file.Cluster.Members)
+			for _, text := range gone {
+				a.say("gone from the cluster file: %s", text)
+			}
+			return a.show(s.file.Cluster, func(w io.Writer) {
+				for _, m := range s.file.Cluster.Members {
+					row(w, m.Name, m.ID, m.Address, m.Fingerprint)
+				}
+			})
+		},
+	}
+}
+
 func (a *app) clusterToken() *cobra.Command {
 	var expires time.Duration
 	var name, via string
 	c := &cobra.Command{
-		Use: "token", Short: "make a join token for one node",
+		Use: "token", Short: "make a join token for one node (or list, remove)",
 		Long: `Draws a secret, registers the fingerprint of the key that it gives with the
 cluster, and prints the token. The secret is drawn here and no node ever sees
 it before it is used; the operator set in it is the one that you have pinned.`,
@@ -278,5 +327,6 @@ it before it is used; the operator set in it is the one that you have pinned.`,
 	c.Flags().DurationVar(&expires, "expires", time.Hour, "the token works for `DURATION`")
 	c.Flags().StringVar(&name, "name", "", "`NAME` for the list of tokens")
 	c.Flags().StringVar(&via, "via", "", "`NODE` that the joiner shall ask; else the first in the cluster file")
+	c.AddCommand(a.tokenList(), a.tokenRemove())
 	return c
 }

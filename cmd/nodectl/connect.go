@@ -126,8 +126,10 @@ func (s *session) end(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 	defer cancel()
-	if cluster, err := s.Refresh(ctx); err == nil && cluster.ID == s.file.Cluster.ID {
-		s.keep(cluster)
+	if cluster, err := s.Refresh(ctx); err == nil {
+		if err := s.keep(cluster); err != nil {
+			s.app.say("note: the cluster file was not refreshed: %s", strip(err.Error()))
+		}
 	}
 }
 
@@ -141,29 +143,49 @@ func (s *session) freshen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.keep(cluster)
-	return nil
+	return s.keep(cluster)
 }
 
 // keep writes the cluster file anew where the members have changed, and makes
-// it young where they have not. Members that are new are named: they are the
-// cluster's word, not the caller's.
-func (s *session) keep(cluster api.Cluster) {
+// it young where they have not. It is a node's word: a new member is named, and
+// that one is gone or has another key an operator's file believes only by
+// cluster refresh. A node that could take members away unseen could have all
+// shares dealt to itself.
+func (s *session) keep(cluster api.Cluster) error {
 	path := s.app.clusterPath()
 	if reflect.DeepEqual(cluster, s.file.Cluster) {
 		now := time.Now()
 		os.Chtimes(path, now, now)
-		return
+		return nil
 	}
-	for _, m := range cluster.Members {
-		if !slices.ContainsFunc(s.file.Cluster.Members, func(o api.Endpoint) bool { return o.ID == m.ID && o.Fingerprint == m.Fingerprint }) {
-			s.app.say("note: new in the cluster file: member %s, key %.64s", m.Name, m.Fingerprint)
-		}
+	came, gone := memberChanges(s.file.Cluster.Members, cluster.Members)
+	if len(gone) > 0 && s.file.Operators != nil && !s.app.trusting {
+		return hint("if that is right: nodectl cluster refresh, and repeat",
+			fmt.Errorf("node says that %s is no member any more, or has another key", strings.Join(gone, ", ")))
+	}
+	for _, text := range came {
+		s.app.say("note: new in the cluster file: %s", text)
 	}
 	s.file.Cluster = cluster
-	if err := s.file.Write(path); err != nil {
-		s.app.say("note: the cluster file could not be refreshed: %v", err)
+	return s.file.Write(path)
+}
+
+// memberChanges names who came and who went; a changed key is both.
+func memberChanges(before, after []api.Endpoint) (came, gone []string) {
+	has := func(list []api.Endpoint, m api.Endpoint) bool {
+		return slices.ContainsFunc(list, func(o api.Endpoint) bool { return o.ID == m.ID && o.Fingerprint == m.Fingerprint })
 	}
+	for _, m := range after {
+		if !has(before, m) {
+			came = append(came, fmt.Sprintf("%s, key %.64s", m.Name, m.Fingerprint))
+		}
+	}
+	for _, m := range before {
+		if !has(after, m) {
+			gone = append(gone, fmt.Sprintf("%s, key %.64s", m.Name, m.Fingerprint))
+		}
+	}
+	return came, gone
 }
 
 // member finds a node by name, ID or unique prefix of either.
@@ -171,10 +193,8 @@ func (s *session) member(ctx context.Context, text string) (api.Endpoint, error)
 	if err := s.freshen(ctx); err != nil {
 		return api.Endpoint{}, err
 	}
-	var members []api.Endpoint
-	if s.file != nil {
-		members = s.file.Cluster.Members
-	} else {
+	members := s.members()
+	if s.file == nil {
 		var cluster api.Cluster
 		if err := s.do(ctx, api.ClusterShow, nil, &cluster); err != nil {
 			return api.Endpoint{}, err
@@ -182,6 +202,14 @@ func (s *session) member(ctx context.Context, text string) (api.Endpoint, error)
 		members = cluster.Members
 	}
 	return findMember(members, text)
+}
+
+// members are those in the cluster file.
+func (s *session) members() []api.Endpoint {
+	if s.file == nil {
+		return nil
+	}
+	return s.file.Cluster.Members
 }
 
 func findMember(members []api.Endpoint, text string) (api.Endpoint, error) {

@@ -1,11 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
-	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/node/api"
 	"github.com/spf13/cobra"
@@ -104,13 +105,21 @@ approval covers the reshare that drops the old one.`,
 			if err != nil {
 				return err
 			}
+			defer s.Close()
 			m, err := s.member(ctx, node)
-			s.end(ctx)
 			if err != nil {
 				return err
 			}
-			request := api.ReplaceRequest{Node: m.ID, Replaces: replaces, CeremonyTerms: f.terms()}
-			return a.open(c, api.DeviceReplace, request, f, func(o *fsm.Open) error { return wantTarget(o, m, replaces) })
+			request := api.ReplaceRequest{Node: m.ID, CeremonyTerms: f.terms()}
+			var replaced *api.Endpoint
+			if replaces != "" {
+				r, err := s.member(ctx, replaces)
+				if err != nil {
+					return err
+				}
+				request.Replaces, replaced = r.ID, &r
+			}
+			return a.open(c, api.DeviceReplace, request, f, wantTarget(m, replaced))
 		},
 	}
 	c.Flags().StringVar(&node, "node", "", "`NODE` with the blank device")
@@ -120,25 +129,41 @@ approval covers the reshare that drops the old one.`,
 	return c
 }
 
-// wantTarget checks that shares go to the node that was named and to no other.
-func wantTarget(o *fsm.Open, m api.Endpoint, replaces string) error {
-	if err := wantKind(fsm.CeremonyProvision)(o); err != nil {
-		return err
+// wantTarget checks that shares go to the node that was named and to no other,
+// and that nothing follows but the reshare that was asked for.
+func wantTarget(target api.Endpoint, replaced *api.Endpoint) checker {
+	return func(s *session, o *fsm.Open) error {
+		if err := wantRecipient(fsm.CeremonyProvision, target)(s, o); err != nil {
+			return err
+		}
+		switch {
+		case replaced == nil && o.Successor == nil:
+			return nil
+		case replaced == nil:
+			return errors.New("the node adds a reshare, which was not asked for")
+		case o.Successor == nil || o.Successor.Replaced.String() != replaced.ID:
+			return fmt.Errorf("the node does not add the reshare that drops %s", replaced.Name)
+		}
+		rest := slices.DeleteFunc(slices.Clone(s.members()), func(m api.Endpoint) bool { return m.ID == replaced.ID })
+		return wantHolders(o.Successor.Holders, o.Successor.Threshold, rest, 0)
 	}
-	recipients, err := recipientsOf(o)
-	if err != nil {
-		return err
+}
+
+// wantRecipient checks the kind, and that one node is sent shares: this one.
+func wantRecipient(kind fsm.CeremonyKind, target api.Endpoint) checker {
+	return func(_ *session, o *fsm.Open) error {
+		if err := wantKind(o, kind); err != nil {
+			return err
+		}
+		recipients, err := recipientsOf(o)
+		if err != nil {
+			return err
+		}
+		if len(recipients) != 1 || recipients[0].Node.Node.String() != target.ID || recipients[0].Node.Fingerprint.String() != target.Fingerprint {
+			return fmt.Errorf("the node would send the shares elsewhere than to %s", target.Name)
+		}
+		return nil
 	}
-	if len(recipients) != 1 || recipients[0].Node.Node.String() != m.ID || recipients[0].Node.Fingerprint.String() != m.Fingerprint {
-		return fmt.Errorf("the node would send the shares elsewhere than to %s", m.Name)
-	}
-	if o.Successor != nil && replaces == "" && o.Successor.Replaced != (dkek.NodeID{}) {
-		return fmt.Errorf("the node adds a reshare that drops a member, which was not asked for")
-	}
-	if o.Successor != nil && o.Successor.Threshold < len(o.Successor.Holders)/2+1 {
-		return fmt.Errorf("the node adds a reshare with a threshold below the majority")
-	}
-	return nil
 }
 
 func (a *app) deviceWipe() *cobra.Command {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 
+	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/node/api"
 	"github.com/spf13/cobra"
@@ -15,32 +17,74 @@ func (a *app) dkekCommand() *cobra.Command {
 }
 
 // wantKind checks that the node opened what was asked for.
-func wantKind(kind fsm.CeremonyKind) func(*fsm.Open) error {
-	return func(o *fsm.Open) error {
-		if o.Kind != kind {
-			return fmt.Errorf("the node opened a %s ceremony, not a %s", o.Kind, kind)
+func wantKind(o *fsm.Open, kind fsm.CeremonyKind) error {
+	if o.Kind != kind {
+		return fmt.Errorf("the node opened a %s ceremony, not a %s", o.Kind, kind)
+	}
+	return nil
+}
+
+// wantPlan checks a new sharing: these holders and no others, or all members,
+// and the threshold, 0 being the majority at least. A node that could choose
+// the holders could have all shares dealt to itself.
+func wantPlan(kind fsm.CeremonyKind, holders []api.Endpoint, threshold int) checker {
+	return func(s *session, o *fsm.Open) error {
+		if err := wantKind(o, kind); err != nil {
+			return err
 		}
-		return nil
+		if o.Plan == nil {
+			return errors.New("the node plans no sharing")
+		}
+		if holders == nil {
+			holders = s.members()
+		}
+		return wantHolders(o.Plan.Holders, o.Plan.Threshold, holders, threshold)
 	}
 }
 
-// wantPlan checks a new sharing's kind and threshold, 0 being the majority at
-// least.
-func wantPlan(kind fsm.CeremonyKind, threshold int) func(*fsm.Open) error {
-	return func(o *fsm.Open) error {
-		if err := wantKind(kind)(o); err != nil {
-			return err
-		}
-		n := 0
-		if o.Plan != nil {
-			n = len(o.Plan.Holders)
-		}
-		least := max(threshold, n/2+1)
-		if o.Plan == nil || o.Plan.Threshold < least {
-			return fmt.Errorf("the node plans a smaller threshold than %d", least)
-		}
-		return nil
+func wantHolders(got []dkek.Holder, t int, want []api.Endpoint, threshold int) error {
+	names := map[string]bool{}
+	for _, h := range got {
+		names[h.Node.String()] = true
 	}
+	for _, m := range want {
+		if !names[m.ID] {
+			return fmt.Errorf("the node leaves %s without a share", m.Name)
+		}
+	}
+	if len(got) != len(want) {
+		return fmt.Errorf("the node plans %d holders, not %d", len(got), len(want))
+	}
+	if least := max(threshold, len(got)/2+1); t < least {
+		return fmt.Errorf("the node plans the threshold %d: less than %d", t, least)
+	}
+	return nil
+}
+
+// named finds the members that are named; nil where none is.
+func (a *app) named(c *cobra.Command, names []string) ([]api.Endpoint, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	ctx, cancel := a.context(c)
+	defer cancel()
+	s, err := a.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	var members []api.Endpoint
+	for _, name := range names {
+		m, err := s.member(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if slices.Contains(members, m) {
+			return nil, usage("%s is named twice", m.Name)
+		}
+		members = append(members, m)
+	}
+	return members, nil
 }
 
 func (a *app) dkekCreate() *cobra.Command {
@@ -56,7 +100,7 @@ sees the DKEK. It is done once in the life of a cluster.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			request.CeremonyTerms = f.terms()
-			return a.open(c, api.DKEKCreate, request, f, wantPlan(fsm.CeremonyCreate, request.Threshold))
+			return a.open(c, api.DKEKCreate, request, f, wantPlan(fsm.CeremonyCreate, nil, request.Threshold))
 		},
 	}
 	c.Flags().IntVar(&request.Threshold, "threshold", 0, "how `MANY` holders it takes; 0 is the majority")
@@ -66,6 +110,7 @@ sees the DKEK. It is done once in the life of a cluster.`,
 
 func (a *app) dkekReshare() *cobra.Command {
 	var request api.ReshareRequest
+	var names []string
 	f := ceremonyFlags{waitsByDefault: true}
 	c := &cobra.Command{
 		Use: "reshare", Short: "share the same DKEK anew, among all members or those named",
@@ -77,19 +122,17 @@ ones are proven.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			request.CeremonyTerms = f.terms()
-			check := wantPlan(fsm.CeremonyReshare, request.Threshold)
-			return a.open(c, api.DKEKReshare, request, f, func(o *fsm.Open) error {
-				if err := check(o); err != nil {
-					return err
-				}
-				if n := len(slices.Compact(slices.Sorted(slices.Values(request.Holders)))); n > 0 && n != len(o.Plan.Holders) {
-					return fmt.Errorf("the node plans %d holders, not %d", len(o.Plan.Holders), n)
-				}
-				return nil
-			})
+			holders, err := a.named(c, names)
+			if err != nil {
+				return err
+			}
+			for _, m := range holders {
+				request.Holders = append(request.Holders, m.ID)
+			}
+			return a.open(c, api.DKEKReshare, request, f, wantPlan(fsm.CeremonyReshare, holders, request.Threshold))
 		},
 	}
-	c.Flags().StringArrayVar(&request.Holders, "holder", nil, "`NODE` that shall hold a share; again for more; none is all members")
+	c.Flags().StringArrayVar(&names, "holder", nil, "`NODE` that shall hold a share; again for more; none is all members")
 	c.Flags().IntVar(&request.Threshold, "threshold", 0, "how `MANY` holders it takes; 0 is the majority")
 	f.add(c)
 	return c
@@ -107,7 +150,15 @@ to know that a restore would work.`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			request.CeremonyTerms = f.terms()
-			return a.open(c, api.DKEKDrill, request, f, wantKind(fsm.CeremonyDrill))
+			check := checker(func(_ *session, o *fsm.Open) error { return wantKind(o, fsm.CeremonyDrill) })
+			if request.Node != "" {
+				target, err := a.named(c, []string{request.Node})
+				if err != nil {
+					return err
+				}
+				request.Node, check = target[0].ID, wantRecipient(fsm.CeremonyDrill, target[0])
+			}
+			return a.open(c, api.DKEKDrill, request, f, check)
 		},
 	}
 	c.Flags().StringVar(&request.Node, "node", "", "`NODE` whose scratch device is used; else the one that answers")

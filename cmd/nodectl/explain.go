@@ -105,6 +105,9 @@ func (s *session) explain(ctx context.Context, out io.Writer, c api.Ceremony) er
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	row(w, "ceremony", o.Ceremony)
 	row(w, "kind", purposeOf(o.Kind))
+	if o.Purpose != "" {
+		row(w, "purpose", o.Purpose)
+	}
 	row(w, "reason", o.Reason)
 	row(w, "opened by", s.nameOf(o.Opener.Node))
 	row(w, "expires", when(time.UnixMilli(o.Expires)))

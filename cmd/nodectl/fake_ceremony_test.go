@@ -87,6 +87,9 @@ func (f *fake) open(kind fsm.CeremonyKind, terms api.CeremonyTerms, request any)
 			return nil, err
 		}
 		o.Recipients = []fsm.Signed{entry}
+		if f.lie == "successor" {
+			o.Successor = &fsm.Successor{Holders: []dkek.Holder{f.holder()}, Threshold: 1}
+		}
 	}
 	encoded, err := fsm.EncodeOpen(o)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,6 +40,7 @@ type fake struct {
 	keys       map[string]*fakeKey
 	requests   map[string]bool
 	lie, fail  string
+	two        bool // there is a node-2, which never answers
 	signed     int
 }
 
@@ -83,8 +85,11 @@ func (f *fake) holder() dkek.Holder {
 }
 
 func (f *fake) wire() api.Cluster {
-	return api.Cluster{ID: f.cluster.String(), Name: "test", Incarnation: 1, Members: []api.Endpoint{
-		{ID: f.id.String(), Name: "node-1", Address: f.address(), Fingerprint: f.holder().Fingerprint.String()}}}
+	members := []api.Endpoint{{ID: f.id.String(), Name: "node-1", Address: f.address(), Fingerprint: f.holder().Fingerprint.String()}}
+	if f.two {
+		members = append(members, api.Endpoint{ID: strings.Repeat("ab", 16), Name: "node-2", Address: "127.0.0.1:1", Fingerprint: strings.Repeat("cd", 32)})
+	}
+	return api.Cluster{ID: f.cluster.String(), Name: "test", Incarnation: 1, Members: members}
 }
 
 func (f *fake) mux() http.Handler {

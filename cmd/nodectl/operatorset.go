@@ -111,7 +111,7 @@ func (a *app) govern(c *cobra.Command, request api.GovernRequest, f ceremonyFlag
 	if err != nil {
 		return err
 	}
-	return a.open(c, api.OperatorGovern, request, f, func(o *fsm.Open) error {
+	return a.open(c, api.OperatorGovern, request, f, func(_ *session, o *fsm.Open) error {
 		if o.Kind != fsm.CeremonyGovern || o.Proposal == nil {
 			return fmt.Errorf("the node opened a %s ceremony", o.Kind)
 		}

@@ -44,6 +44,9 @@ func TestScripts(t *testing.T) {
 			"fail": func(ts *testscript.TestScript, _ bool, args []string) {
 				fakeOf(ts).set(func(f *fake) { f.fail = args[0] })
 			},
+			"members": func(ts *testscript.TestScript, _ bool, args []string) {
+				fakeOf(ts).set(func(f *fake) { f.two = args[0] == "2" })
+			},
 			"unsigned": unsigned,
 			"exit":     exit,
 		},
@@ -83,10 +86,9 @@ func (i *idle) Err() error                  { return nil }
 func (i *idle) Sealed() error               { return nil }
 func (i *idle) Close(context.Context) error { return nil }
 
-func openIdle(_ context.Context, cfg *config, logger *slog.Logger) (daemon, error) {
+func openIdle(_ context.Context, cfg *config, _ *slog.Logger) (daemon, error) {
 	if cfg.Name == "broken" {
 		return nil, errors.New("node: port 7400 is in use")
 	}
-	logger.Info("running", "name", cfg.Name)
 	return &idle{done: make(chan struct{})}, nil
 }

@@ -35,6 +35,7 @@ func (a *app) serve(ctx context.Context, cfg *config) error {
 	if err != nil {
 		return hint("mend the configuration (nodectl run --check) or what it names, and start again", err)
 	}
+	logger.Info("running", "name", cfg.Name, "listen", cfg.Listen, "socket", cfg.Socket)
 	state := "READY=1"
 	if sealed := n.Sealed(); sealed != nil {
 		state += "\nSTATUS=sealed: " + oneLine(sealed.Error())

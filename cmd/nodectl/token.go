@@ -9,6 +9,7 @@ import (
 	"github.com/keycustodian/keycustodian/node/api"
 	"github.com/keycustodian/keycustodian/node/client"
 	"github.com/keycustodian/keycustodian/transport"
+	"github.com/spf13/cobra"
 )
 
 // makeToken registers a token and prints it.
@@ -70,4 +71,35 @@ func (s *session) joinAddress(ctx context.Context, m api.Endpoint) (string, erro
 		}
 	}
 	return "", fmt.Errorf("member %s is not in the list of members", m.Name)
+}
+
+func (a *app) tokenList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "list join tokens by their fingerprints", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, cancel := a.context(c)
+			defer cancel()
+			var list api.Tokens
+			if err := a.ask(ctx, api.TokenList, nil, &list); err != nil {
+				return err
+			}
+			return a.show(list, func(w io.Writer) {
+				row(w, "FINGERPRINT", "NAME", "EXPIRES", "USED")
+				for _, t := range list.Tokens {
+					row(w, t.Fingerprint, t.Name, when(t.ExpiresAt), yesNo(t.Used))
+				}
+			})
+		},
+	}
+}
+
+func (a *app) tokenRemove() *cobra.Command {
+	return &cobra.Command{
+		Use: "remove FINGERPRINT", Short: "make a join token useless", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			ctx, cancel := a.context(c)
+			defer cancel()
+			return a.ask(ctx, api.TokenRemove, api.TokenRemoveRequest{Fingerprint: args[0]}, &api.Ack{})
+		},
+	}
 }

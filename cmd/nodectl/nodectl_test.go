@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/node/api"
+	"github.com/spf13/cobra"
+)
+
+// What the replicated state says is what the API says.
+func TestAPISpeaksTheStatesLanguage(t *testing.T) {
+	for _, code := range fsm.Codes() {
+		if !api.Code(code).Known() {
+			t.Errorf("the API has no code %s", code)
+		}
+	}
+	var names []string
+	for _, v := range api.Verbs() {
+		names = append(names, string(v))
+	}
+	if !slices.Equal(names, fsm.AllVerbs.Names()) {
+		t.Errorf("verbs %v, the state's are %v", names, fsm.AllVerbs.Names())
+	}
+	for _, code := range api.Codes() {
+		if codeHints[code] == "" {
+			t.Errorf("%s has no way out", code)
+		}
+	}
+}
+
+// Every command says what it does; every verb that takes something, how.
+func TestEveryCommandIsDocumented(t *testing.T) {
+	a := &app{getenv: func(string) string { return "" }, start: openIdle}
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Short == "" || strings.HasSuffix(c.Short, ".") || c.RunE == nil && !c.HasSubCommands() {
+			t.Errorf("%s: %q", c.CommandPath(), c.Short)
+		}
+		for _, verb := range c.Commands() {
+			walk(verb)
+		}
+	}
+	walk(a.root())
+}
+
+func TestFindMember(t *testing.T) {
+	members := []api.Endpoint{{ID: "aa11", Name: "node-1"}, {ID: "aa22", Name: "node-12"}, {ID: "bb33", Name: "other"}}
+	for text, want := range map[string]string{"node-1": "aa11", "node-12": "aa22", "aa22": "aa22", "o": "bb33", "bb": "bb33", "aa": "", "node": "", "": "", "x": ""} {
+		if m, err := findMember(members, text); m.ID != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %v, %v", text, m, err)
+		}
+	}
+}
+
+func TestNotify(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "n")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := notify(func(string) string { return path }, "READY=1"); err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 64)
+	if n, err := conn.Read(buffer); err != nil || string(buffer[:n]) != "READY=1" {
+		t.Errorf("%q, %v", buffer[:n], err)
+	}
+	if err := notify(func(string) string { return "" }, "READY=1"); err != nil {
+		t.Errorf("without systemd: %v", err)
+	}
+}
+
+// stopped is a node that has ended by itself.
+type stopped struct{ idle }
+
+func (*stopped) Err() error { return errors.New("removed from the cluster") }
+
+// A node that ends by itself is a failure with its reason; one that is told to
+// end is none.
+func TestServeEnds(t *testing.T) {
+	cfg := &config{LogLevel: "info", LogFormat: "text"}
+	var log bytes.Buffer
+	done := make(chan struct{})
+	close(done)
+	a := &app{streams: streams{err: &log}, getenv: func(string) string { return "" }}
+	a.start = func(context.Context, *config, *slog.Logger) (daemon, error) { return &stopped{idle{done}}, nil }
+	if err := a.serve(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "removed from the cluster") {
+		t.Errorf("%v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	a.start = openIdle
+	if err := a.serve(ctx, cfg); err != nil {
+		t.Errorf("told to end: %v", err)
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte("dir: /data\nlisten: \":7400\"\n"))
+	f.Add([]byte("a: &a [*a]"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		c := &config{}
+		values, err := c.parse(content)
+		for name := range values {
+			if err == nil && !slices.ContainsFunc(c.settings(), func(s setting) bool { return s.name == name }) {
+				t.Errorf("unknown field %q was accepted", name)
+			}
+		}
+	})
+}
+
+func FuzzKeyFiles(f *testing.F) {
+	private, public, _, err := makeKey(f.Context(), "alice", nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(private)
+	f.Add(public)
+	f.Fuzz(func(t *testing.T, content []byte) {
+		if signer, err := parseKey(content); err == nil && signer == nil {
+			t.Error("no key and no error")
+		}
+		if _, spki, err := parsePublic(content); err == nil && len(spki) == 0 {
+			t.Error("no public key and no error")
+		}
+	})
+}
