@@ -29,17 +29,21 @@ func mustMode[M any](mode M, err error) M {
 	return mode
 }
 
-// Codes of peer calls beside those of fsm and transport.
-var wireCodes = map[string]error{
-	"no-leader":       ErrNoLeader,
-	"not-appended":    ErrNotAppended,
-	"outcome-unknown": ErrOutcomeUnknown,
-	"sealed":          ErrSealed,
-	"no-cluster":      ErrNoCluster,
-	"stale":           ErrStale,
-	"no-dkek":         ErrNoDKEK,
-	"not-here":        ErrNotHere,
-	"forbidden":       ErrForbidden,
+// wireCodes are the codes of peer calls beside those of fsm and transport. The
+// first that fits is sent: what became of a command comes before why.
+var wireCodes = []struct {
+	code string
+	base error
+}{
+	{"outcome-unknown", ErrOutcomeUnknown},
+	{"not-appended", ErrNotAppended},
+	{"no-leader", ErrNoLeader},
+	{"sealed", ErrSealed},
+	{"no-cluster", ErrNoCluster},
+	{"stale", ErrStale},
+	{"no-dkek", ErrNoDKEK},
+	{"not-here", ErrNotHere},
+	{"forbidden", ErrForbidden},
 }
 
 // peerError is an error that another node answered, or that is sent to one.
@@ -62,9 +66,9 @@ func toWire(err error) error {
 	if errors.As(err, &refused) {
 		return &peerError{code: string(refused.Code), text: refused.Message}
 	}
-	for code, sentinel := range wireCodes {
-		if errors.Is(err, sentinel) {
-			return &peerError{code: code, text: err.Error()}
+	for _, known := range wireCodes {
+		if errors.Is(err, known.base) {
+			return &peerError{code: known.code, text: err.Error()}
 		}
 	}
 	return err
@@ -81,7 +85,13 @@ func fromWire(err error) error {
 			return &fsm.Error{Code: code, Message: remote.Message}
 		}
 	}
-	return &peerError{code: remote.Code, text: remote.Message, base: wireCodes[remote.Code]}
+	far := &peerError{code: remote.Code, text: remote.Message}
+	for _, known := range wireCodes {
+		if remote.Code == known.code {
+			far.base = known.base
+		}
+	}
+	return far
 }
 
 // call asks another member.

@@ -1,6 +1,7 @@
 package keyblob
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"encoding/hex"
@@ -47,9 +48,9 @@ func (k EC) encode(w *writer) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	scalar, err := k.Key.Bytes()
+	scalar, err := scalarOf(k.Key)
 	if err != nil {
-		return fmt.Errorf("%w: private key out of range", ErrMalformed)
+		return err
 	}
 	defer secret.Wipe(scalar)
 	w.uint16(d.curve.Params().BitSize)
@@ -59,15 +60,25 @@ func (k EC) encode(w *writer) error {
 	return nil
 }
 
+// scalarOf returns a copy of the private scalar, as long as the order, to be
+// wiped. crypto/ecdsa answers with memory that it goes on signing from.
+func scalarOf(key *ecdsa.PrivateKey) ([]byte, error) {
+	scalar, err := key.Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("%w: private key out of range", ErrMalformed)
+	}
+	return bytes.Clone(scalar), nil
+}
+
 // check finds the key's curve and derives its public half anew.
 func (k EC) check() (domain, error) {
 	for _, curve := range curves() {
 		if k.Key.Curve != curve {
 			continue
 		}
-		scalar, err := k.Key.Bytes()
+		scalar, err := scalarOf(k.Key)
 		if err != nil {
-			return domain{}, fmt.Errorf("%w: private key out of range", ErrMalformed)
+			return domain{}, err
 		}
 		defer secret.Wipe(scalar)
 		made, err := ecdsa.ParseRawPrivateKey(curve, scalar)
