@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/ecdh"
 	"crypto/ecdsa"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
@@ -121,7 +122,7 @@ func (u *KeyUse) withPublic(public crypto.PublicKey) (used KeyUsed, done bool, e
 		if room := key.Size() - 2*u.Hash.Size() - 2; len(u.Input) > room {
 			return used, true, badRequest("the key encrypts %d bytes at most, not %d", room, len(u.Input))
 		}
-		used.Output, err = rsa.EncryptOAEP(u.Hash.New(), nil, key, u.Input, u.Additional)
+		used.Output, err = rsa.EncryptOAEP(u.Hash.New(), rand.Reader, key, u.Input, u.Additional)
 		return used, true, err
 	}
 	return used, false, nil
