@@ -244,8 +244,10 @@ func (a *app) decide(c *cobra.Command, id string, approve bool) error {
 			return hint("do not approve it; ask the other operators", err)
 		}
 	}
-	if err := a.confirm(verb + " ceremony " + found.ID); err != nil {
-		return err
+	if approve || a.asked() { // a denial gives nothing away
+		if err := a.confirm(verb + " ceremony " + found.ID); err != nil {
+			return err
+		}
 	}
 	after, err := s.sign(ctx, route, domain, found)
 	if err != nil {

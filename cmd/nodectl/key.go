@@ -284,8 +284,11 @@ undelete calls it off. It is not erasure of old disks and backups.`,
 				seconds := int64(after / time.Second)
 				request.AfterSeconds = &seconds
 			}
-			if err := a.confirm(fmt.Sprintf("%s is destroyed for ever after the wait, and nothing that only it opens or proves comes back", args[0])); err != nil {
-				return err
+			// It can be called off, so a script need not say --yes.
+			if a.asked() {
+				if err := a.confirm(args[0] + " is destroyed for ever after the wait, and nothing that only it opens or proves comes back"); err != nil {
+					return err
+				}
 			}
 			var key api.Key
 			if err := a.ask(ctx, api.KeyDelete, request, &key); err != nil {

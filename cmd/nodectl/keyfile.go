@@ -38,6 +38,9 @@ func (a *app) loadKey(ctx context.Context) (crypto.Signer, error) {
 		return nil, err
 	}
 	defer file.Close()
+	if info, err := file.Stat(); err == nil && info.Mode().Perm()&0o007 != 0 {
+		return nil, hint("chmod 600 it; if others had the time to read it, replace the key", fmt.Errorf("%s is open to every user", path))
+	}
 	content, err := io.ReadAll(io.LimitReader(file, maxKeyFile))
 	if err != nil {
 		return nil, err

@@ -120,8 +120,7 @@ func (a *app) confirm(what string) error {
 	if a.yes {
 		return nil
 	}
-	file, ok := a.in.(*os.File)
-	if !ok || !term.IsTerminal(int(file.Fd())) {
+	if !a.asked() {
 		return hint("read what will be lost, then give --yes", usage("%s: not done without --yes", what))
 	}
 	fmt.Fprintf(a.err, "%s\ntype yes to go on: ", oneLine(what))
@@ -131,4 +130,10 @@ func (a *app) confirm(what string) error {
 		return hint("nothing was changed", fmt.Errorf("not confirmed"))
 	}
 	return nil
+}
+
+// asked reports whether somebody at a terminal can answer.
+func (a *app) asked() bool {
+	file, ok := a.in.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
 }

@@ -8,24 +8,29 @@ import (
 	"time"
 
 	"github.com/keycustodian/keycustodian/node/api"
+	"github.com/keycustodian/keycustodian/node/client"
 	"golang.org/x/term"
 )
 
 // waitSeconds is how long one request for news may wait at the node.
 const waitSeconds = 20
 
+// patience is how long nobody may answer while a ceremony is waited for.
+const patience = time.Minute
+
 // follow shows a ceremony's progress until it ends. An end other than success
 // is an error.
 func (s *session) follow(ctx context.Context, c api.Ceremony) (api.Ceremony, error) {
 	line := s.app.progressLine()
 	defer line.end()
+	heard := time.Now()
 	for c.State != api.CeremonyDone && c.State != api.CeremonyFailed {
 		line.show(stepOf(c))
 		var next api.Ceremony
 		query := api.CeremonyQuery{ID: c.ID, After: c.Revision, WaitSeconds: waitSeconds}
 		if err := s.do(ctx, api.CeremonyShow, query, &next); err != nil {
-			if !passing(err) {
-				return c, err
+			if !passing(err) || time.Since(heard) > patience {
+				return c, hint("the ceremony goes on without you: nodectl ceremony show "+c.ID, err)
 			}
 			line.show("waiting for a node that answers")
 			if err := pause(ctx, time.Second); err != nil {
@@ -36,7 +41,7 @@ func (s *session) follow(ctx context.Context, c api.Ceremony) (api.Ceremony, err
 		if next.ID != c.ID {
 			return c, errors.New("the answer is about another ceremony")
 		}
-		c = next
+		heard, c = time.Now(), next
 	}
 	line.show(c.Kind + ": " + stateOf(c))
 	if c.State == api.CeremonyFailed {
@@ -49,10 +54,11 @@ func (s *session) follow(ctx context.Context, c api.Ceremony) (api.Ceremony, err
 // restarting.
 func passing(err error) bool {
 	var said *api.Error
+	var silent *client.UnreachableError
 	if errors.As(err, &said) {
-		return said.Code.Exit() == api.ExitRetry || said.Code == api.CodeUnavailable
+		return said.Code.Exit() == api.ExitRetry || said.Code == api.CodeUnavailable || said.Code == api.CodeTimeout
 	}
-	return false
+	return errors.As(err, &silent)
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -19,7 +19,12 @@ import (
 
 // The server is known by its key alone, and knows the caller by its own.
 func TestBothSidesAreKeys(t *testing.T) {
-	f := start(t, map[string]answer{api.WhoAmI: say(api.Identity{Role: api.User})})
+	f := start(t, map[string]answer{api.WhoAmI: func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("asked over %s", r.Proto)
+		}
+		say(api.Identity{Role: api.User})(w, r)
+	}})
 	key := newKey(t)
 	c := dial(t, client.Config{Addresses: []string{f.address()}, Members: []string{f.fingerprint}, Key: key})
 	var who api.Identity
