@@ -44,6 +44,7 @@ var wireCodes = []struct {
 	{"no-dkek", ErrNoDKEK},
 	{"not-here", ErrNotHere},
 	{"forbidden", ErrForbidden},
+	{"secret-lost", ErrLost},
 }
 
 // peerError is an error that another node answered, or that is sent to one.

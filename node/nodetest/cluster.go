@@ -222,8 +222,7 @@ func (c *Cluster) Approve(id fsm.CeremonyID, k int) {
 
 // Approve signs a ceremony's Open, as the node shows it, and sends the approval.
 func (o *Operator) Approve(ctx context.Context, n *node.Node, id fsm.CeremonyID) error {
-	var err error
-	var ceremony fsm.Ceremony
+	ceremony, err := n.Ceremony(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -231,16 +230,13 @@ func (o *Operator) Approve(ctx context.Context, n *node.Node, id fsm.CeremonyID)
 	if err != nil {
 		return err
 	}
-	_ = signature
-	return nil
+	return n.Approve(ctx, id, fsm.Approval{Operator: o.Public().Fingerprint(), Signature: signature})
 }
 
 // CreateDKEK deals the DKEK and waits until it is proven.
 func (c *Cluster) CreateDKEK() {
 	c.T.Helper()
-	var err error
-	var opened struct{ ID fsm.CeremonyID }
-	_ = node.InitOptions{}
+	opened, err := c.Leader().OpenCreate(c.T.Context(), node.CeremonyOptions{})
 	if err != nil {
 		c.T.Fatalf("open create: %v", err)
 	}

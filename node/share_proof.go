@@ -1,0 +1,166 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/keycustodian/keycustodian/dkek"
+	"github.com/keycustodian/keycustodian/fsm"
+)
+
+// proofFolder holds, as "EPOCH-ATTEMPT", the deterministic CBOR of a proofRecord
+// for each sharing whose proof this node has checked itself.
+const proofFolder = "proofs"
+
+// proofRecord is a proven sharing with what proved it.
+type proofRecord struct {
+	Format  int          `cbor:"1,keyasint"` // 1
+	Sharing []byte       `cbor:"2,keyasint"` // dkek.Sharing.Encode
+	KCV     dkek.KCV     `cbor:"3,keyasint"`
+	Reports []fsm.Signed `cbor:"4,keyasint"` // fsm.ReportStatement
+	// Public are the reporters' keys, DER SubjectPublicKeyInfo.
+	Public []proofKey `cbor:"5,keyasint"`
+}
+
+type proofKey struct {
+	Node   dkek.NodeID `cbor:"1,keyasint"`
+	Public []byte      `cbor:"2,keyasint"`
+}
+
+// verify checks the reports' signatures and that they cover every holder.
+func (p *proofRecord) verify() (*dkek.Sharing, error) {
+	if p.Format != 1 {
+		return nil, fmt.Errorf("node: proof: format %d is not known", p.Format)
+	}
+	sharing, err := dkek.ParseSharing(p.Sharing)
+	if err != nil {
+		return nil, err
+	}
+	return sharing, fsm.VerifyReports(sharing, p.KCV, p.Reports, func(id dkek.NodeID) []byte {
+		for _, k := range p.Public {
+			if k.Node == id {
+				return k.Public
+			}
+		}
+		return nil
+	})
+}
+
+// provenSharing is the newest sharing that this node believes to be proven.
+type provenSharing struct {
+	name    sharingName
+	sharing *dkek.Sharing
+	err     error // why the one in force is not believed
+}
+
+// proven checks the sharing that the log says is in force, and writes its proof
+// down, synced, before anything is erased for it.
+func (s *shareRoom) proven(view *fsm.View) provenSharing {
+	row, ok := view.Proven()
+	if !ok {
+		return provenSharing{err: ErrNoDKEK}
+	}
+	name := nameOf(&row.Plan)
+	if sharing, err := s.readProof(name); err == nil && sharing.Hash() == row.Hash {
+		return provenSharing{name: name, sharing: sharing}
+	}
+	proof, err := s.checkProof(view, row)
+	if err != nil {
+		return provenSharing{err: err}
+	}
+	sharing, err := proof.verify()
+	if err != nil {
+		return provenSharing{err: err}
+	}
+	encoded, err := wireEncoder.Marshal(proof)
+	if err == nil {
+		err = s.node.files.write(proofFolder+"/"+name.String(), encoded)
+	}
+	return provenSharing{name: name, sharing: sharing, err: err}
+}
+
+// readProof reads a proof that this node wrote. One that does not verify is as
+// good as none: it is checked anew.
+func (s *shareRoom) readProof(name sharingName) (*dkek.Sharing, error) {
+	proof, err := s.proofFile(name)
+	if err != nil {
+		return nil, err
+	}
+	return proof.verify()
+}
+
+func (s *shareRoom) proofFile(name sharingName) (*proofRecord, error) {
+	content, err := s.node.files.read(proofFolder + "/" + name.String())
+	if err != nil {
+		return nil, err
+	}
+	return parseProof(content)
+}
+
+func parseProof(content []byte) (*proofRecord, error) {
+	var proof proofRecord
+	if err := wireDecoder.Unmarshal(content, &proof); err != nil {
+		return nil, fmt.Errorf("node: proof: %w", err)
+	}
+	return &proof, nil
+}
+
+// checkProof puts a sharing's proof together from what this node can check: the
+// ceremony was approved by operators that it pins, the plan is the one in their
+// Open, the reporters' keys are those of the entries in it, and it continues the
+// DKEK that this node has known before.
+func (s *shareRoom) checkProof(view *fsm.View, row *fsm.SharingRow) (*proofRecord, error) {
+	ceremonies := s.node.ceremonies
+	a, err := ceremonies.wasApproved(view, row.Ceremony)
+	if err != nil {
+		return nil, err
+	}
+	sharing := row.Sharing()
+	if a.open.Plan == nil || a.open.Plan.Hash() != sharing.Plan.Hash() {
+		return nil, errors.New("node: proof: the sharing is not of the plan that was approved")
+	}
+	if err := s.continues(&sharing, row.KCV); err != nil {
+		return nil, err
+	}
+	encoded, err := sharing.Encode()
+	if err != nil {
+		return nil, err
+	}
+	proof := &proofRecord{Format: 1, Sharing: encoded, KCV: row.KCV, Reports: row.Reports}
+	for _, signed := range row.Reports {
+		var report fsm.ReportStatement
+		if err := signed.Peek(&report); err != nil {
+			return nil, err
+		}
+		by := a
+		if report.Ceremony != row.Ceremony { // a drill that proved it later
+			if by, err = ceremonies.wasApproved(view, report.Ceremony); err != nil {
+				return nil, err
+			}
+		}
+		entry, err := by.open.Recipient(report.Node)
+		if err != nil {
+			return nil, err
+		}
+		if at := sharing.Plan.HolderIndex(report.Node); at >= 0 && sharing.Plan.Holders[at] != entry.Node {
+			return nil, fmt.Errorf("node: proof: reporter %v has another key than as a holder", report.Node)
+		}
+		proof.Public = append(proof.Public, proofKey{entry.Node.Node, entry.Public})
+	}
+	return proof, nil
+}
+
+// continues refuses a sharing that is not of the DKEK whose shares are here, or
+// that contradicts this node's own share of it.
+func (s *shareRoom) continues(sharing *dkek.Sharing, kcv dkek.KCV) error {
+	name := nameOf(&sharing.Plan)
+	for other, held := range s.shares() {
+		if other == name && held.err == nil && held.sharing.Hash() != sharing.Hash() {
+			return errors.New("node: proof: the share here is of another sharing with this number")
+		}
+		if proof, err := s.proofFile(other); err == nil && proof.KCV != kcv {
+			return fmt.Errorf("node: proof: check value %v, and share %s here is of a DKEK with %v", kcv, other, proof.KCV)
+		}
+	}
+	return nil
+}
