@@ -63,7 +63,11 @@ func (c *config) settings() []setting {
 // add makes a flag of every setting.
 func (c *config) add(command *cobra.Command) {
 	for _, s := range c.settings() {
-		command.Flags().StringVar(s.value, s.name, "", fmt.Sprintf("%s (default %q)", s.help, s.otherwise))
+		help := s.help
+		if s.otherwise != "" {
+			help += fmt.Sprintf(" (default %q)", s.otherwise)
+		}
+		command.Flags().StringVar(s.value, s.name, "", help)
 	}
 }
 
@@ -173,6 +177,9 @@ func (c *config) validate() error {
 		if ip := net.ParseIP(host); strings.HasSuffix(l.name, "advertise") && (host == "" || ip != nil && ip.IsUnspecified()) {
 			return usage("%s %.80q is no address that others can reach", l.name, l.address)
 		}
+	}
+	if host, _, _ := net.SplitHostPort(c.Listen); c.Advertise == "" && (host == "" || net.ParseIP(host).IsUnspecified()) {
+		return usage("listen %q says on which interfaces, not at which address others reach this node: give --advertise HOST:PORT", c.Listen)
 	}
 	if (c.APICert == "") != (c.APICertKey == "") {
 		return usage("api-cert and api-cert-key go together")

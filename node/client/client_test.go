@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -189,10 +190,13 @@ func TestPINIsSentOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var mu sync.Mutex // over bodies and fail
 	var bodies [][][]byte
 	fail := true
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/secret/pin", func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
 		secrets, err := api.ReadSecrets(r.Body, 1)
 		if err != nil {
 			t.Error(err)
@@ -207,12 +211,18 @@ func TestPINIsSentOnce(t *testing.T) {
 	go server.Serve(l)
 	t.Cleanup(func() { server.Close() })
 	c := dial(t, client.Config{Addresses: []string{"unix:" + path}})
-	if _, err := c.Enter(t.Context(), api.SecretPIN, nil, []byte("648219")); err == nil || len(bodies) != 1 {
+	_, err = c.Enter(t.Context(), api.SecretPIN, nil, []byte("648219"))
+	mu.Lock()
+	if err == nil || len(bodies) != 1 {
 		t.Errorf("%v, sent %d times", err, len(bodies))
 	}
 	fail = false
+	mu.Unlock()
 	var health api.Health
-	if _, err := c.Enter(t.Context(), api.SecretPIN, &health, []byte("648219")); err != nil || !health.Ready || !bytes.Equal(bodies[1][0], []byte("648219")) {
+	_, err = c.Enter(t.Context(), api.SecretPIN, &health, []byte("648219"))
+	mu.Lock()
+	defer mu.Unlock()
+	if err != nil || !health.Ready || !bytes.Equal(bodies[1][0], []byte("648219")) {
 		t.Errorf("%v, %+v", err, health)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 
 	"github.com/keycustodian/keycustodian/node/api"
 )
@@ -25,7 +26,8 @@ func (c *Client) Enter(ctx context.Context, name string, response any, secrets .
 	if err != nil {
 		return Answer{}, err
 	}
-	defer clear(body)
+	once := &once{rest: body, all: body}
+	defer once.wipe()
 	call, err := newCall(ctx, route, nil)
 	if err != nil {
 		return Answer{}, err
@@ -33,7 +35,7 @@ func (c *Client) Enter(ctx context.Context, name string, response any, secrets .
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	// A reader of a type that net/http does not know: it cannot replay it.
-	req, err := http.NewRequestWithContext(ctx, route.Method, c.url("", call), &once{rest: body})
+	req, err := http.NewRequestWithContext(ctx, route.Method, c.url("", call), once)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -47,13 +49,27 @@ func (c *Client) Enter(ctx context.Context, name string, response any, secrets .
 	return answer, err
 }
 
-type once struct{ rest []byte }
+// once is a body that is read once and wiped, also while net/http may still be
+// reading it: it does not wait for that where an answer came early.
+type once struct {
+	mu        sync.Mutex
+	rest, all []byte
+}
 
 func (o *once) Read(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if len(o.rest) == 0 {
 		return 0, io.EOF
 	}
 	n := copy(p, o.rest)
 	o.rest = o.rest[n:]
 	return n, nil
+}
+
+func (o *once) wipe() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	clear(o.all)
+	o.rest = nil
 }
