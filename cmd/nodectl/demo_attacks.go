@@ -24,10 +24,10 @@ func (d *demo) shareFile(n *demoNode) (*fsm.SharingRow, []byte, error) {
 	return proven, content, err
 }
 
-// openShare opens a share file with a node's seal secret, as a thief with both
-// would.
-func openShare(ctx context.Context, content []byte, seal string) (*dkek.Bundle, error) {
-	source, err := secret.ParseSource("file:"+seal, "seal secret")
+// openShare opens the content of a node's share file with its seal secret, as a
+// thief with both would.
+func openShare(ctx context.Context, n *demoNode, proven *fsm.SharingRow, content []byte) (*dkek.Bundle, error) {
+	source, err := secret.ParseSource("file:"+n.seal, "seal secret")
 	if err != nil {
 		return nil, err
 	}
@@ -40,11 +40,8 @@ func openShare(ctx context.Context, content []byte, seal string) (*dkek.Bundle, 
 	if err != nil {
 		return nil, err
 	}
-	file, err := dkek.ParseShareFile(content)
-	if err != nil {
-		return nil, err
-	}
-	return file.Open(box)
+	sharing := proven.Sharing()
+	return dkek.OpenAtRest(box, content, &sharing, n.ID())
 }
 
 // tooFew takes t-1 shares, opened with their seal secrets, and combines them.
@@ -70,7 +67,7 @@ func (d *demo) tooFew(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		bundle, err := openShare(ctx, content, n.seal)
+		bundle, err := openShare(ctx, n, proven, content)
 		if err != nil {
 			return err
 		}
@@ -106,12 +103,12 @@ func (d *demo) tooFew(ctx context.Context) error {
 // tampered flips one bit of a share.
 func (d *demo) tampered(ctx context.Context) error {
 	n := d.nodes[0]
-	_, content, err := d.shareFile(n)
+	proven, content, err := d.shareFile(n)
 	if err != nil {
 		return err
 	}
 	content[len(content)-40] ^= 1
-	_, err = openShare(ctx, content, n.seal)
+	_, err = openShare(ctx, n, proven, content)
 	var bad *dkek.ShareError
 	if !errors.As(err, &bad) {
 		return fmt.Errorf("a share with one flipped bit was not refused: %w", err)
