@@ -44,7 +44,7 @@ func (l *keyLab) provision(m *nodetest.Member) {
 	l.t.Helper()
 	ctx, device := l.t.Context(), m.Device.Unwrapped()
 	pin, soPIN := hsm.NewSecret([]byte(nodetest.PIN)), hsm.NewSecret([]byte(nodetest.SOPIN))
-	err := device.Initialise(ctx, hsm.InitOptions{Label: m.Name, PIN: pin, SOPIN: soPIN, Shares: 1})
+	err := device.Initialise(ctx, hsm.InitOptions{Label: m.Name, PIN: pin, SOPIN: soPIN, Shares: 1, Tries: 10})
 	if err == nil {
 		err = device.Login(ctx, pin)
 	}

@@ -20,6 +20,10 @@ const (
 	// evictionSample is how many keys that nobody uses are compared to find one
 	// to evict. Up to this number of keys the least recently used one goes.
 	evictionSample = 64
+	// A device without memory that holds no key to evict is asked again so often
+	// and after so long.
+	fullRetries = 20
+	fullPause   = 20 * time.Millisecond
 	// cleanupTime bounds a deletion that must be tried although whoever asked
 	// has gone.
 	cleanupTime = 30 * time.Second
@@ -336,15 +340,35 @@ func (t *slotTable) oldest() *residence {
 }
 
 // makeRoom evicts one key and leaves its slot free: the device has slots left
-// but no memory.
+// but no memory. It waits while every key is in use.
 func (t *slotTable) makeRoom(ctx context.Context) error {
-	slot, err := t.evict(ctx)
-	if err != nil {
-		return err
+	t.waiting.Add(1)
+	defer t.waiting.Add(-1)
+	for idle := 0; idle < fullRetries; {
+		t.mu.Lock()
+		freed := t.freed
+		if len(t.held) == 0 {
+			idle++ // what is on its way in may soon be there to be evicted
+		}
+		t.mu.Unlock()
+		slot, err := t.evict(ctx)
+		if err != nil {
+			return err
+		}
+		if slot != 0 {
+			t.putBack(slot)
+			return nil
+		}
+		timer := time.NewTimer(fullPause)
+		select {
+		case <-freed:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 	}
-	if slot == 0 {
-		return errNoRoom
-	}
-	t.putBack(slot)
-	return nil
+	return errNoRoom
 }
