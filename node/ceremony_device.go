@@ -2,14 +2,11 @@ package node
 
 import (
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/hsm"
-	"github.com/keycustodian/keycustodian/hsm/soft"
 )
 
 // fill initialises this node's device and imports the partials of the gathered
@@ -140,62 +137,23 @@ func (n *Node) deviceDKEK(ctx context.Context) (hsm.DKEKStatus, error) {
 	return n.device.dkek(ctx)
 }
 
-// scratchDevice is a software device in memory that holds the DKEK for as long as
-// it takes to compare its check value.
-type scratchDevice struct {
-	hsm.Device
-	info hsm.Info
-	kcv  dkek.KCV
+// canary brings one key back into this node's device and uses it, as every key
+// will be once the ceremony is over. Without keys there is nothing to try.
+func (n *Node) canary(ctx context.Context) error {
+	if _, err := n.device.look(ctx); err != nil {
+		return err
+	}
+	view := n.view()
+	for version := range view.AllVersions(fsm.VersionRef{}) {
+		key, ok := view.KeyByID(version.Key)
+		if !ok || !version.State.Live() || !n.config.Device.Capabilities().Supports(key.Type) {
+			continue
+		}
+		held, err := n.device.slots.acquire(ctx, key, version, true)
+		if err == nil {
+			n.device.slots.release(held)
+		}
+		return err
+	}
+	return nil
 }
-
-// newScratch combines a quorum in a scratch device.
-func newScratch(ctx context.Context, g *gathering, quorum []dkek.NodeID) (*scratchDevice, error) {
-	s := &scratchDevice{Device: soft.NewMemory(soft.Options{})}
-	if err := s.fill(ctx, g, quorum); err != nil {
-		s.close()
-		return nil, fmt.Errorf("node: scratch device: %w", err)
-	}
-	return s, nil
-}
-
-func (s *scratchDevice) fill(ctx context.Context, g *gathering, quorum []dkek.NodeID) error {
-	pin, soPIN := scratchPIN(15), scratchPIN(16)
-	defer pin.Wipe()
-	defer soPIN.Wipe()
-	if err := s.Initialise(ctx, hsm.InitOptions{Label: "scratch", PIN: pin, SOPIN: soPIN, Shares: len(quorum)}); err != nil {
-		return err
-	}
-	if err := s.Login(ctx, pin); err != nil {
-		return err
-	}
-	put := func(partial *dkek.Secret) error {
-		_, err := s.ImportShare(ctx, partial)
-		return err
-	}
-	if err := importQuorum(g, quorum, false, put); err != nil {
-		return err
-	}
-	status, err := s.DKEK(ctx)
-	if err != nil {
-		return err
-	}
-	if status.Missing != 0 {
-		return errors.New("shares are missing after all were imported")
-	}
-	s.kcv = dkek.KCV(status.KCV)
-	s.info, err = s.Info(ctx)
-	return err
-}
-
-// scratchPIN draws a PIN of n digits that nobody will need again.
-func scratchPIN(n int) *hsm.Secret {
-	digits := make([]byte, n)
-	rand.Read(digits)
-	for i := range digits {
-		digits[i] = '0' + digits[i]%10
-	}
-	return hsm.NewSecret(digits)
-}
-
-// close ends the device and what it held.
-func (s *scratchDevice) close() { s.Close() }

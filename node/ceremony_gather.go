@@ -17,11 +17,10 @@ type gathering struct {
 	*dkek.Gather
 	sharing *dkek.Sharing
 	own     *dkek.Bundle // wiped with the gathering
-	bad     []error      // who lied, by name
 }
 
 func (g *gathering) wipe() {
-	if g != nil && g.own != nil {
+	if g.own != nil {
 		g.own.Wipe()
 	}
 }

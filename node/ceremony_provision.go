@@ -7,7 +7,6 @@ import (
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
-	"github.com/keycustodian/keycustodian/hsm"
 )
 
 // provision is a provision or a drill: the one recipient gathers t shares, has a
@@ -56,6 +55,9 @@ func (r *runner) provisionOwn(ctx context.Context, view *fsm.View, a *approved, 
 		return err
 	}
 	r.say("proving the device")
+	if err := r.node.canary(ctx); err != nil {
+		return fmt.Errorf("node: the device gave the right check value and no key comes back in it: %w", err)
+	}
 	return r.report(ctx, state, quorum, kcv, info, false)
 }
 
@@ -98,7 +100,7 @@ func (r *runner) drill(ctx context.Context, view *fsm.View, a *approved, row *fs
 		err = r.report(ctx, state, quorum, scratch.kcv, scratch.info, true)
 		if err == nil && i == len(quorums)-1 {
 			r.say("proving a sample of the keys")
-			proven, failed, detail = sample(ctx, scratch.Device, view, a.open.Sample)
+			proven, failed, detail = scratch.sample(ctx, view, a.open.Sample)
 		}
 		scratch.close()
 		if err != nil {
@@ -115,7 +117,7 @@ func (r *runner) drill(ctx context.Context, view *fsm.View, a *approved, row *fs
 // after is what follows from a ceremony that has ended: the reshare that a
 // provision named, opened by whoever leads.
 func (r *runner) after(ctx context.Context, view *fsm.View, row *fsm.Ceremony) (over bool, err error) {
-	r.gathered.wipe()
+	r.forget()
 	if !r.room.successorDue(view, row) {
 		return true, nil
 	}
@@ -158,9 +160,4 @@ func (c *ceremonyRoom) successorDue(view *fsm.View, row *fsm.Ceremony) bool {
 		}
 	}
 	return true
-}
-
-// sample restores keys from their blobs into a scratch device and proves each.
-func sample(ctx context.Context, device hsm.Device, view *fsm.View, count int) (proven, failed int, first error) {
-	return 0, 0, nil
 }

@@ -40,6 +40,7 @@ func (r *runner) run(ctx context.Context) {
 	ticker := time.NewTicker(ceremonyTick)
 	defer ticker.Stop()
 	defer r.room.end(r.id)
+	defer r.forget()
 	var pause time.Duration
 	var notBefore time.Time
 	for {
@@ -62,6 +63,17 @@ func (r *runner) run(ctx context.Context) {
 			notBefore = time.Now().Add(pause)
 		}
 	}
+}
+
+// forget wipes what the ceremony left in memory.
+func (r *runner) forget() {
+	if r.gathered != nil {
+		r.gathered.wipe()
+		r.gathered = nil
+	}
+	r.room.mu.Lock()
+	defer r.room.mu.Unlock()
+	r.room.forget(r.id)
 }
 
 func (r *runner) note(err error) {

@@ -184,6 +184,9 @@ func (p *pinRoom) start() {
 				return
 			case <-changed:
 			}
+			if p.node.ceremonies.at(ctx, "govern committed") != nil {
+				return
+			}
 			if err := p.follow(p.node.view()); err != nil {
 				p.node.logger.Error("pins: the log names operators that this node does not believe: it releases no share for them", "reason", err)
 			}

@@ -54,6 +54,9 @@ func (s *shareRoom) tend(ctx context.Context, changed <-chan struct{}) {
 // this node must have checked the proof of a later one itself.
 func (s *shareRoom) clear(ctx context.Context, view *fsm.View) error {
 	var errs []error
+	if err := s.node.ceremonies.at(ctx, "looking for proofs"); err != nil {
+		return err
+	}
 	proof := s.proven(view)
 	for name, held := range s.shares() {
 		row, known := view.Sharing(name.epoch, name.attempt)
