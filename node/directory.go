@@ -105,8 +105,46 @@ func (d *directory) sponsor(sponsors []sponsor) error {
 	return nil
 }
 
+// membersFile keeps who was a member when this node last saw it change: the
+// deterministic CBOR of a memberList. A node that is started again has to know
+// whom to let in before its log says so.
+const membersFile = "members"
+
+// remember writes down who is a member, for the next start.
+func (d *directory) remember(list memberList) error {
+	content, err := wireEncoder.Marshal(list)
+	if err == nil {
+		err = d.node.files.write(membersFile, content)
+	}
+	if err != nil {
+		return fmt.Errorf("node: members: %w", err)
+	}
+	return nil
+}
+
+// recall reads who was a member when this node ran last. They are believed until
+// its state has come as far as it was then.
+func (d *directory) recall() error {
+	content, err := d.node.files.read(membersFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("node: members: %w", err)
+	}
+	var list memberList
+	if err := wireDecoder.Unmarshal(content, &list); err != nil {
+		return fmt.Errorf("node: the file %q is damaged: delete it, the members will be asked", membersFile)
+	}
+	d.learned.Store(&list)
+	return nil
+}
+
 // load reads the sponsors of a join that has not caught up yet.
 func (d *directory) load() error {
+	if err := d.recall(); err != nil {
+		return err
+	}
 	content, err := d.node.files.read(sponsorsFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -34,12 +34,7 @@ type memberIdentity struct {
 // has come as far. If none of them is left, it must join again by token.
 func (n *Node) learnMembers() {
 	handle(n, methodMembers, func(context.Context, *fsm.Member, nothing) (memberList, error) {
-		view := n.view()
-		list := memberList{Index: view.Index()}
-		for m := range view.Members() {
-			list.Members = append(list.Members, memberIdentity{m.ID, m.Fingerprint, m.Addr})
-		}
-		return list, nil
+		return listMembers(n.view()), nil
 	})
 	n.run(func(ctx context.Context) {
 		for {
@@ -54,6 +49,14 @@ func (n *Node) learnMembers() {
 			}
 		}
 	})
+}
+
+func listMembers(view *fsm.View) memberList {
+	list := memberList{Index: view.Index()}
+	for m := range view.Members() {
+		list.Members = append(list.Members, memberIdentity{m.ID, m.Fingerprint, m.Addr})
+	}
+	return list
 }
 
 func (n *Node) askMembers(ctx context.Context) {

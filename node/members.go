@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/keycustodian/keycustodian/dkek"
@@ -38,6 +39,8 @@ func (n *Node) startMembers() {
 	access := n.watch(fsm.TableRemoved, fsm.TableChanges, fsm.TableClients, fsm.TableGoverns)
 	n.run(func(ctx context.Context) { n.tendMembers(ctx, members) })
 	n.run(func(ctx context.Context) { n.cutRemoved(ctx, access) })
+	remembered := n.watch(fsm.TableMembers)
+	n.run(func(ctx context.Context) { n.rememberMembers(ctx, remembered) })
 	n.run(n.announceAddress)
 }
 
@@ -129,6 +132,27 @@ func fingerprints(view *fsm.View) map[dkek.Fingerprint]bool {
 		}
 	}
 	return present
+}
+
+// rememberMembers writes down who is a member whenever that changes.
+func (n *Node) rememberMembers(ctx context.Context, changed <-chan struct{}) {
+	var last []memberIdentity
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+		list := listMembers(n.view())
+		if learned := n.directory.learned.Load(); learned != nil && learned.Index > list.Index || slices.Equal(list.Members, last) {
+			continue // behind what is written down, or the same
+		}
+		if err := n.directory.remember(list); err != nil {
+			n.logger.Error("members: not written down", "reason", err)
+			continue
+		}
+		last = list.Members
+	}
 }
 
 // announceAddress tells the cluster where this node is now, if it was elsewhere
