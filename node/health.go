@@ -1,0 +1,70 @@
+package node
+
+import (
+	"errors"
+
+	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/node/api"
+)
+
+// health is what the node says about itself to anybody, quorum or not.
+func (n *Node) health() api.Health {
+	h := api.Health{State: api.StateOpen, Version: buildVersion(), Quorum: n.hasQuorum()}
+	view := n.view()
+	switch err := n.standing(view); {
+	case err == nil:
+		h.Ready = true
+	case errors.Is(err, ErrStale):
+		h.Missing = err.Error()
+	case errors.Is(err, ErrSealed):
+		h.State, h.Missing = api.StateSealed, err.Error()
+	default:
+		h.State, h.Missing = api.StateUnready, err.Error()
+	}
+	return h
+}
+
+// standing says what keeps this node from using keys, or nil.
+func (n *Node) standing(view *fsm.View) error {
+	if err := n.Sealed(); err != nil {
+		return err
+	}
+	if err := n.Err(); err != nil {
+		return err
+	}
+	m := n.cluster.Load()
+	if m == nil {
+		return ErrNoCluster
+	}
+	if err := m.log.Err(); err != nil {
+		return err
+	}
+	if _, ok := view.Proven(); !ok {
+		return ErrNoDKEK
+	}
+	if err := n.deviceStanding(view); err != nil {
+		return err
+	}
+	cluster, _ := view.Cluster()
+	if age, ok := n.stateAge(); !ok || age > cluster.Policy.StaleTime() && age > quorumSilence {
+		return ErrStale
+	}
+	return nil
+}
+
+// deviceStanding says what keeps keys from being used in this node's device, by
+// what it reported last.
+func (n *Node) deviceStanding(view *fsm.View) error {
+	proven, ok := view.Proven()
+	if !ok {
+		return ErrNoDKEK
+	}
+	m, ok := view.Member(n.id)
+	if !ok || m.Device == nil {
+		return errors.New("node: the device has not been looked at yet")
+	}
+	if m.Device.KCV != proven.KCV {
+		return errors.New("node: the device does not hold the DKEK: provision it (device replace)")
+	}
+	return nil
+}

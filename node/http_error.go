@@ -1,0 +1,125 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/keycustodian/keycustodian/dkek"
+	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/hsm"
+	"github.com/keycustodian/keycustodian/node/api"
+)
+
+// malformed refuses what cannot be understood.
+func malformed(format string, args ...any) error {
+	return &api.Error{Code: api.CodeBadRequest, Message: fmt.Sprintf(format, args...)}
+}
+
+// meaning is one line of the table from our errors to those of the API. The
+// first line that fits counts: an unknown outcome before its cause.
+type meaning struct {
+	is   error
+	code api.Code
+	hint string
+}
+
+func meanings() []meaning {
+	return []meaning{
+		{ErrOutcomeUnknown, api.CodeTimeout, "repeat it with the same " + api.HeaderRequest + ": it is done once, whatever became of this one"},
+		{ErrSealed, api.CodeSealed, "on that node: nodectl device enter seal (or pin), then try again"},
+		{ErrNoCluster, api.CodeWrongState, "nodectl cluster init or cluster join, over the node's socket"},
+		{ErrHasCluster, api.CodeExists, "a node joins another cluster only with an empty data folder"},
+		{ErrInitialised, api.CodeExists, "a node joins another cluster only with an empty data folder"},
+		{ErrStale, api.CodeStale, "bring the other nodes back, then try again"},
+		{ErrNoDKEK, api.CodeNoDKEK, "deal the DKEK first: nodectl dkek create"},
+		{ErrNotHere, api.CodeUnavailable, "see nodectl cluster status: the nodes whose devices hold the key do not answer"},
+		{ErrForbidden, api.CodeForbidden, "ask an operator for the right, or use an operator's key"},
+		{ErrRemoved, api.CodeUnavailable, "ask another node"},
+		{ErrClosed, api.CodeUnavailable, "ask another node"},
+		{ErrNoLeader, api.CodeNoQuorum, "too few nodes answer for a change: bring them back, then try again"},
+		{ErrNotAppended, api.CodeNoQuorum, "nothing was changed: try again"},
+		{ErrTooLarge, api.CodeTooLarge, "send less at once"},
+		{hsm.ErrPINBlocked, api.CodePINBlocked, "on that node: nodectl device pin unblock"},
+		{hsm.ErrDecryption, api.CodeDecryption, "the ciphertext was changed, or belongs to another key, version (NAME@2) or additional data"},
+		{hsm.ErrUnsupported, api.CodeUnsupported, "see what the devices can do: nodectl device list"},
+		{hsm.ErrBadInput, api.CodeBadRequest, ""},
+		{hsm.ErrTooLarge, api.CodeTooLarge, "encrypt a random data key with the custodians and the document with that"},
+		{hsm.ErrBadPINFormat, api.CodeBadRequest, ""},
+		{hsm.ErrSharesMissing, api.CodeNoDKEK, "the device waits for the DKEK: nodectl device replace"},
+		{hsm.ErrNotInitialised, api.CodeNoDKEK, "the device waits for the DKEK: nodectl device replace"},
+		{hsm.ErrNotLoggedIn, api.CodeSealed, "on that node: nodectl device enter pin, then try again"},
+		{context.DeadlineExceeded, api.CodeTimeout, "look before you repeat it; a change is repeated with the same " + api.HeaderRequest},
+		{context.Canceled, api.CodeUnavailable, "the node stops or the request was called off: ask another node"},
+	}
+}
+
+// explain is what the caller is told.
+func (f *face) explain(err error) *api.Error {
+	said := &api.Error{Code: api.CodeInternal, Message: err.Error(), Hint: "see the node's log"}
+	var known *api.Error
+	var refused *fsm.Error
+	var pin *hsm.PINError
+	switch {
+	case errors.As(err, &known):
+		copied := *known
+		said = &copied
+	case errors.As(err, &refused) && !errors.Is(err, ErrOutcomeUnknown):
+		said.Code, said.Message, said.Hint = api.Code(refused.Code), refused.Message, ""
+	case errors.As(err, &pin) && !errors.Is(err, hsm.ErrPINBlocked):
+		said.Code, said.Hint = api.CodeWrongPIN, "look at the tries left before another one: nodectl device info"
+		if pin.Left >= 0 {
+			said.TriesLeft = &pin.Left
+		}
+	default:
+		f.translate(said, err)
+	}
+	var device *hsm.Error
+	if errors.As(err, &device) {
+		said.Device = device.Device
+	}
+	var bad *dkek.ShareError
+	if errors.As(err, &bad) {
+		said.Holder = memberName(f.node.view(), bad.Holder)
+	}
+	if said.Node == "" {
+		said.Node = f.node.config.Name
+	}
+	return said
+}
+
+func (f *face) translate(said *api.Error, err error) {
+	for _, m := range meanings() {
+		if errors.Is(err, m.is) {
+			said.Code, said.Hint = m.code, m.hint
+			break
+		}
+	}
+	var device *hsm.Error
+	if said.Code == api.CodeInternal && errors.As(err, &device) {
+		said.Code, said.Hint = api.CodeDevice, "look at the device: nodectl device info --node "+f.node.config.Name
+	}
+	var elsewhere *NotLeaderError
+	if errors.As(err, &elsewhere) {
+		said.Leader = elsewhere.Leader.Addr
+	}
+}
+
+// fail answers with an error and returns its code.
+func (f *face) fail(w http.ResponseWriter, err error) api.Code {
+	said := f.explain(err)
+	if said.Code == api.CodeInternal {
+		f.node.logger.Error("api: a request failed", "reason", err)
+	}
+	content, err := json.Marshal(said)
+	if err != nil {
+		content = []byte(`{"code":"internal","message":"the error cannot be written"}`)
+	}
+	f.heads(w, false)
+	w.Header().Set("Content-Type", api.TypeJSON)
+	w.WriteHeader(said.Code.Status())
+	w.Write(append(content, '\n')) // the client has gone if this fails
+	return said.Code
+}

@@ -1,0 +1,121 @@
+package node
+
+import (
+	"context"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/keycustodian/keycustodian/dkek"
+	"github.com/keycustodian/keycustodian/fsm"
+)
+
+const (
+	wordFor      = 2 * time.Second // a word younger than this is not asked for again
+	wordPatience = time.Second
+)
+
+// word is what a member says about itself to another one.
+type word struct {
+	State   string `cbor:"1,keyasint"` // of api.Health
+	Version string `cbor:"2,keyasint"`
+	API     string `cbor:"3,keyasint"` // where its API answers
+	Applied uint64 `cbor:"4,keyasint"`
+}
+
+// words are what the members said last. They decide nothing: they are shown.
+type words struct {
+	mu    sync.Mutex
+	heard map[dkek.NodeID]heard
+}
+
+type heard struct {
+	word  word
+	at    time.Time // of the last try
+	lives bool      // it answered then
+}
+
+// listenToMembers answers what other members ask for their status.
+func (f *face) listenToMembers() {
+	handle(f.node, "node.word", func(context.Context, *fsm.Member, struct{}) (word, error) { return f.node.word(), nil })
+}
+
+func (n *Node) word() word {
+	w := word{State: n.health().State, Version: buildVersion(), API: n.apiAddress()}
+	if m := n.cluster.Load(); m != nil {
+		w.Applied = m.log.AppliedIndex()
+	}
+	return w
+}
+
+// apiAddress is where this node's API answers.
+func (n *Node) apiAddress() string {
+	if n.config.APIListen != "" {
+		return n.config.APIListen
+	}
+	return n.config.Advertise
+}
+
+// buildVersion is what the build recorded about the program.
+func buildVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// ask asks all members that were not asked lately, and waits a moment.
+func (f *face) askMembers(ctx context.Context, view *fsm.View) {
+	ctx, cancel := context.WithTimeout(ctx, wordPatience)
+	defer cancel()
+	var asking sync.WaitGroup
+	for m := range view.Members() {
+		if id := m.ID; id != f.node.id && f.words.old(id) {
+			asking.Go(func() {
+				var w word
+				err := f.node.call(ctx, id, "node.word", struct{}{}, &w)
+				f.words.note(id, w, err == nil)
+			})
+		}
+	}
+	asking.Wait()
+}
+
+func (w *words) old(id dkek.NodeID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	last, ok := w.heard[id]
+	return !ok || time.Since(last.at) > wordFor
+}
+
+func (w *words) note(id dkek.NodeID, said word, lives bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.heard == nil {
+		w.heard = map[dkek.NodeID]heard{}
+	}
+	last := w.heard[id]
+	last.at, last.lives = time.Now(), lives
+	if lives {
+		last.word = said
+	}
+	w.heard[id] = last
+}
+
+func (w *words) last(id dkek.NodeID) heard {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.heard[id]
+}
+
+// reachable tells whether a member answered when it was last asked, and before
+// it was ever asked what gossip believes.
+func (f *face) reachable(id dkek.NodeID) bool {
+	if id == f.node.id {
+		return true
+	}
+	if last := f.words.last(id); !last.at.IsZero() {
+		return last.lives
+	}
+	return f.node.neighbours.answers(id)
+}

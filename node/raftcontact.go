@@ -1,0 +1,49 @@
+package node
+
+import (
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// LastContact is when this member last knew of a majority: now for a leader,
+// who steps down when its lease ends, else when a leader was last heard from.
+// Zero if never. A leader that was cut off is believed for one lease longer
+// than it should be.
+func (l *raftLog) LastContact() time.Time {
+	if l.Err() != nil {
+		return l.raft.LastContact()
+	}
+	if l.raft.State() == raft.Leader {
+		return time.Now()
+	}
+	return l.raft.LastContact()
+}
+
+// stateAge is how long ago this node last heard from a majority; false if it
+// never did since it was opened.
+func (n *Node) stateAge() (time.Duration, bool) {
+	m := n.cluster.Load()
+	if m == nil {
+		return 0, false
+	}
+	log, ok := m.log.(interface{ LastContact() time.Time })
+	if !ok {
+		return 0, false
+	}
+	last := log.LastContact()
+	if last.IsZero() {
+		return 0, false
+	}
+	return max(0, time.Since(last)), true
+}
+
+// hasQuorum tells whether this node heard from a majority lately.
+func (n *Node) hasQuorum() bool {
+	age, ok := n.stateAge()
+	return ok && age < quorumSilence
+}
+
+// quorumSilence is how long a node may hear nothing before it says that it has
+// no quorum: several heartbeats of a patient LAN.
+const quorumSilence = 3 * time.Second

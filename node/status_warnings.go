@@ -1,0 +1,123 @@
+package node
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/keycustodian/keycustodian/dkek"
+	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/node/api"
+)
+
+// warnings are what an operator should know, the most urgent first.
+func (f *face) warnings(view *fsm.View, s api.Status) []string {
+	var w []string
+	add := func(when bool, format string, args ...any) {
+		if when {
+			w = append(w, fmt.Sprintf(format, args...))
+		}
+	}
+	if err := f.node.Err(); err != nil {
+		add(true, "this node has stopped: %v", err)
+	}
+	cluster, ok := view.Cluster()
+	if !ok {
+		return w
+	}
+	add(!s.Quorum, "no quorum: changes are refused, keys are used under the policy last seen for %v at most", cluster.Policy.StaleTime())
+	proven, hasDKEK := view.Proven()
+	add(hasDKEK && !s.Restore.Possible, "a lost device could not be replaced now: %s", s.Restore.Why)
+	add(hasDKEK && s.Restore.Possible && s.CanLose.Nodes == 0, "no further node may be lost: bring back or replace those that are missing")
+	w = append(w, membersWarnings(view, s)...)
+	add(s.DKEK.Unproven != 0, "unproven: run a drill (nodectl dkek drill): no device has proven epoch %d yet", s.DKEK.Unproven)
+	add(s.DKEK.ReshareDue != "", "a reshare is due (nodectl dkek reshare): %s", s.DKEK.ReshareDue)
+	add(s.Keys.Short > 0, "%d key versions are on fewer devices than their policy wants", s.Keys.Short)
+	for m := range view.Members() {
+		if m.Device != nil && m.Device.Weakness != "" {
+			add(true, "%s: %s", m.Name, m.Device.Weakness)
+		}
+		add(m.SealKept != "", "%s: the seal secret: %s", m.Name, m.SealKept)
+	}
+	voters := view.Count(fsm.TableMembers)
+	add(voters < 3, "%d of at least 3 nodes: fewer are for development, since one loss ends them", voters)
+	add(hasDKEK && proven.Plan.Origin == dkek.Single, "one host has known the DKEK: only a new DKEK with new keys heals that")
+	operators, approvals := len(cluster.Operators.Operators), cluster.Operators.Approvals
+	add(approvals == 1, "one operator can take every key: one approval is enough for a ceremony")
+	add(approvals == operators, "one lost operator key ends all ceremonies: all %d must approve", operators)
+	return w
+}
+
+func membersWarnings(view *fsm.View, s api.Status) []string {
+	var w, silent, sealed []string
+	for _, m := range s.Members {
+		switch {
+		case !m.Reachable:
+			silent = append(silent, m.Name)
+		case m.State == api.StateSealed:
+			sealed = append(sealed, m.Name)
+		}
+	}
+	if len(silent) > 0 {
+		w = append(w, "not reached: "+strings.Join(silent, ", "))
+	}
+	if len(sealed) > 0 {
+		w = append(w, "sealed: "+strings.Join(sealed, ", ")+": nodectl device enter seal (or pin) there")
+	}
+	proven, ok := view.Proven()
+	for m := range view.Members() {
+		if ok && m.Device != nil && m.Device.KCV != proven.KCV {
+			w = append(w, fmt.Sprintf("%s: its device (%s) does not hold the DKEK: nodectl device replace --node %s", m.Name, m.Device.State, m.Name))
+		}
+	}
+	return w
+}
+
+// countFor is how long a count of keys is good enough.
+const countFor = 5 * time.Second
+
+// keyCounter counts keys, and not at every request: there may be a million.
+type keyCounter struct {
+	mu     sync.Mutex
+	at     time.Time
+	index  uint64
+	counts api.KeyCounts
+}
+
+func (k *keyCounter) count(view *fsm.View) api.KeyCounts {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	few := view.Count(fsm.TableVersions) < 10_000
+	if k.index == view.Index() || !few && time.Since(k.at) < countFor {
+		return k.counts
+	}
+	k.at, k.index, k.counts = time.Now(), view.Index(), countKeys(view)
+	return k.counts
+}
+
+func countKeys(view *fsm.View) api.KeyCounts {
+	counts := api.KeyCounts{Keys: view.Count(fsm.TableKeys)}
+	cluster, ok := view.Cluster()
+	if !ok {
+		return counts
+	}
+	for key := range view.Keys("", "") {
+		want := key.Policy.Copies
+		if want == 0 {
+			want = cluster.Policy.CopiesOrDefault()
+		}
+		for v := range view.Versions(key.ID) {
+			if v.State < fsm.Destroyed {
+				counts.Versions++
+			}
+			if v.State == fsm.Pending {
+				counts.Pending++
+			}
+			if v.State.Live() && len(view.Coverage(v.Key, v.N)) < want {
+				counts.Short++
+			}
+		}
+	}
+	return counts
+}
