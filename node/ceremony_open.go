@@ -16,6 +16,9 @@ import (
 
 // CeremonyOptions say what a ceremony is to do. Every field has a default.
 type CeremonyOptions struct {
+	// ID makes a repetition harmless: a ceremony that was opened under it
+	// already is returned as it is. Zero draws a new one.
+	ID      fsm.CeremonyID
 	Purpose string // up to 256 bytes, signed by the operators
 	Reason  string // up to 1024 bytes, signed by the operators
 	// Expires is how long it may take, 24 hours at most; 0 is one hour.
@@ -155,6 +158,9 @@ func (n *Node) openCeremony(ctx context.Context, kind fsm.CeremonyKind, options 
 	if !ok {
 		return nil, ErrNoCluster
 	}
+	if _, opened := view.Ceremony(options.ID); opened {
+		return n.Ceremony(ctx, options.ID)
+	}
 	if options.Expires == 0 {
 		options.Expires = defaultOpenFor
 	}
@@ -164,7 +170,9 @@ func (n *Node) openCeremony(ctx context.Context, kind fsm.CeremonyKind, options 
 		Purpose: options.Purpose, Reason: options.Reason, Opener: dkek.Holder{Node: n.id, Fingerprint: n.fingerprint},
 		Expires: start + options.Expires.Milliseconds(), Govern: cluster.Operators.Ref(),
 	}
-	rand.Read(o.Ceremony[:])
+	if o.Ceremony = options.ID; o.Ceremony == (fsm.CeremonyID{}) {
+		rand.Read(o.Ceremony[:])
+	}
 	if options.cites != nil {
 		if cited, ok := view.Ceremony(options.cites.Ceremony); ok {
 			o.Expires = cited.Expires

@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/node/api"
@@ -52,19 +53,11 @@ func (n *Node) standing(view *fsm.View) error {
 	return nil
 }
 
-// deviceStanding says what keeps keys from being used in this node's device, by
-// what it reported last.
+// deviceStanding says what keeps keys from being used in this node's device.
 func (n *Node) deviceStanding(view *fsm.View) error {
-	proven, ok := view.Proven()
-	if !ok {
-		return ErrNoDKEK
+	err := n.device.usableIn(view)
+	if err != nil && isPINTrouble(err) {
+		return fmt.Errorf("%w: the device: %w", ErrSealed, err)
 	}
-	m, ok := view.Member(n.id)
-	if !ok || m.Device == nil {
-		return errors.New("node: the device has not been looked at yet")
-	}
-	if m.Device.KCV != proven.KCV {
-		return errors.New("node: the device does not hold the DKEK: provision it (device replace)")
-	}
-	return nil
+	return err
 }

@@ -136,11 +136,11 @@ func (f *face) find(r *http.Request) (endpoint, error) {
 }
 
 // heads sets what every answer says about its node and its freshness.
-func (f *face) heads(w http.ResponseWriter, fresh bool) {
+func (f *face) heads(w http.ResponseWriter, age float64) {
 	if f.node.Sealed() == nil && f.node.id != [16]byte{} {
 		w.Header().Set(api.HeaderNode, f.node.id.String())
 	}
-	w.Header().Set(api.HeaderStateAge, strconv.FormatFloat(f.stateAge(fresh), 'f', -1, 64))
+	w.Header().Set(api.HeaderStateAge, strconv.FormatFloat(age, 'f', -1, 64))
 }
 
 // stateAge is as in the header: 0 for a linearizable answer, -1 for never.

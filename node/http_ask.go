@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"time"
 
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/internal/secret"
@@ -24,6 +25,7 @@ type asked struct {
 	request fsm.RequestID // of a change
 	view    *fsm.View     // the local state when it came
 	fresh   bool          // view is linearizable
+	age     time.Duration // of the state at another node that did it
 }
 
 // endpoint serves one route. request and response are zero values of the types
@@ -181,7 +183,7 @@ func (f *face) write(w http.ResponseWriter, a *asked, reply any) {
 		f.fail(w, err)
 		return
 	}
-	f.heads(w, a.fresh)
+	f.heads(w, a.ageOf())
 	w.Header().Set("Content-Type", api.TypeJSON)
 	if health, ok := reply.(api.Health); ok && a.route.Name == api.HealthReady && !health.Ready {
 		w.WriteHeader(http.StatusServiceUnavailable)

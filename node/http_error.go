@@ -62,12 +62,15 @@ func (f *face) explain(err error) *api.Error {
 	var known *api.Error
 	var refused *fsm.Error
 	var pin *hsm.PINError
+	var over *failure
 	switch {
 	case errors.As(err, &known):
 		copied := *known
 		said = &copied
 	case errors.As(err, &refused) && !errors.Is(err, ErrOutcomeUnknown):
 		said.Code, said.Message, said.Hint = api.Code(refused.Code), refused.Message, ""
+	case errors.As(err, &over):
+		said.Code, said.Message, said.Hint = api.CodeWrongState, over.detail, ""
 	case errors.As(err, &pin) && !errors.Is(err, hsm.ErrPINBlocked):
 		said.Code, said.Hint = api.CodeWrongPIN, "look at the tries left before another one: nodectl device info"
 		if pin.Left >= 0 {
@@ -117,7 +120,7 @@ func (f *face) fail(w http.ResponseWriter, err error) api.Code {
 	if err != nil {
 		content = []byte(`{"code":"internal","message":"the error cannot be written"}`)
 	}
-	f.heads(w, false)
+	f.heads(w, f.stateAge(false))
 	w.Header().Set("Content-Type", api.TypeJSON)
 	w.WriteHeader(said.Code.Status())
 	w.Write(append(content, '\n')) // the client has gone if this fails

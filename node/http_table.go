@@ -24,13 +24,13 @@ func healthEndpoints() map[string]endpoint {
 	return map[string]endpoint{
 		api.HealthAlive: health, api.HealthReady: health, api.HealthState: health,
 		api.OpenAPI: text(func(_ context.Context, w http.ResponseWriter, a *asked) error {
-			a.face.heads(w, false)
+			a.face.heads(w, a.ageOf())
 			w.Header().Set("Content-Type", api.TypeJSON)
 			w.Write(api.Document())
 			return nil
 		}),
 		api.Metrics: text(func(_ context.Context, w http.ResponseWriter, a *asked) error {
-			a.face.heads(w, false)
+			a.face.heads(w, a.ageOf())
 			a.face.metrics.serve.ServeHTTP(w, a.http)
 			return nil
 		}),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/node/api"
 )
 
 const (
@@ -38,6 +39,12 @@ type heard struct {
 // listenToMembers answers what other members ask for their status.
 func (f *face) listenToMembers() {
 	handle(f.node, "node.word", func(context.Context, *fsm.Member, struct{}) (word, error) { return f.node.word(), nil })
+	handle(f.node, methodDevice, func(ctx context.Context, _ *fsm.Member, q struct{}) (api.DeviceDetails, error) {
+		return f.node.deviceDetails(ctx, q)
+	})
+	handle(f.node, methodWipe, func(ctx context.Context, _ *fsm.Member, q wipeRequest) (api.Ack, error) {
+		return f.node.wipeForMember(ctx, q)
+	})
 }
 
 func (n *Node) word() word {

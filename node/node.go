@@ -99,6 +99,8 @@ func Open(ctx context.Context, config Config) (*Node, error) {
 		config.Device.Close()
 		return nil, err
 	}
+	starting := fmt.Errorf("%w: it is starting", ErrSealed)
+	n.sealed.Store(&starting) // what the socket says until unseal has ended
 	n.face = newFace(n)
 	if err := n.face.startSocket(); err != nil {
 		n.Close(ctx)
@@ -237,6 +239,7 @@ func (n *Node) enter(id dkek.ClusterID) error {
 	n.keys.start()
 	n.upkeep.start()
 	n.ceremonies.start()
+	n.keepAudit()
 	return n.startGossip(m)
 }
 

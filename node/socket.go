@@ -28,9 +28,11 @@ func (f *face) startSocket() error {
 		return fmt.Errorf("node: socket %s: %w", path, err)
 	}
 	f.socket = f.server(whoOnSocket)
-	f.node.loops.Go(func() { f.run(f.socket, &ownUsers{UnixListener: listener, refused: func(why error) {
-		f.node.logger.Warn("socket: a caller was refused", "reason", why)
-	}}) })
+	f.node.loops.Go(func() {
+		f.run(f.socket, &ownUsers{UnixListener: listener, refused: func(why error) {
+			f.node.logger.Warn("socket: a caller was refused", "reason", why)
+		}})
+	})
 	return nil
 }
 
