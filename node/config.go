@@ -44,6 +44,9 @@ type Config struct {
 	// Seal fetches the seal secret (32 bytes raw, or 64 hexadecimal digits). Keep it off the
 	// disk that holds Dir. A node that cannot get it starts sealed.
 	Seal hsm.Source
+	// SealWeakness says why the seal secret is kept badly, in words for status;
+	// empty where there is nothing to say.
+	SealWeakness string
 	// Network carries the connections; nil is TCP.
 	Network transport.Network
 	// Logger gets what happens, never a secret; nil discards it.

@@ -58,7 +58,7 @@ func listCeremonies(ctx context.Context, a *asked, q *api.CeremonyListQuery) (ap
 	at := newTimes(a.view)
 	for i := len(rows) - 1; i >= 0 && len(list.Ceremonies) < limit; i-- {
 		wire := ceremonyToWire(a.view, rows[i], at)
-		wire.Open = nil
+		wire.Open = []byte{}
 		list.Ceremonies = append(list.Ceremonies, wire)
 	}
 	return list, nil
@@ -71,7 +71,7 @@ func openCeremonies(view *fsm.View) []api.Ceremony {
 	for c := range view.Ceremonies() {
 		if c.Outcome == fsm.OutcomeOpen {
 			wire := ceremonyToWire(view, c, at)
-			wire.Open = nil
+			wire.Open = []byte{}
 			open = append(open, wire)
 		}
 	}

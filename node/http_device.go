@@ -127,7 +127,9 @@ func wipe(ctx context.Context, a *asked, q *api.WipeRequest) (api.Ack, error) {
 	if a.visitor.role == api.Socket && m.ID != a.node.id {
 		return api.Ack{}, &api.Error{Code: api.CodeForbidden, Message: "the socket wipes this node's own device only", Hint: "ask as an operator"}
 	}
-	here := func(ctx context.Context, q wipeRequest) (api.Ack, error) { return api.Ack{}, a.node.wipeDevice(ctx, q.Serial) }
+	here := func(ctx context.Context, q wipeRequest) (api.Ack, error) {
+		return api.Ack{}, a.node.wipeDevice(ctx, q.Serial)
+	}
 	return onMember(ctx, a, m.ID, methodWipe, wipeRequest{q.Serial, a.visitor.fingerprint}, here)
 }
 
