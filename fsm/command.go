@@ -15,7 +15,6 @@ const (
 	KindInit         Kind = 1
 	KindVersionRaise Kind = 2
 	KindRecover      Kind = 3
-	KindDigest       Kind = 4
 
 	KindTokenCreate     Kind = 10
 	KindTokenRemove     Kind = 11
@@ -101,8 +100,6 @@ func newBody(kind Kind) Body {
 		return new(VersionRaise)
 	case KindRecover:
 		return new(Recover)
-	case KindDigest:
-		return new(Digest)
 	case KindTokenCreate:
 		return new(TokenCreate)
 	case KindTokenRemove:

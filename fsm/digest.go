@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
 	"math/bits"
 
 	"github.com/keycustodian/keycustodian/dkek"
@@ -61,8 +60,7 @@ func (r *root) digest() dkek.Hash {
 	return sha256.Sum256(out)
 }
 
-// digestsKept is how many applied indexes back a [Digest] command can still be
-// compared.
+// digestsKept is how many applied indexes back digests can still be compared.
 const digestsKept = 4096
 
 // history remembers the digests of the newest applied indexes. It is a node's
@@ -89,34 +87,6 @@ func (h *history) find(index uint64) (dkek.Hash, bool) {
 		}
 	}
 	return dkek.Hash{}, false
-}
-
-// Digest is the leader's word for what the state's digest was right after an
-// index was applied. A node that had another one stops: [Result.Fatal].
-type Digest struct {
-	Index uint64    `cbor:"1,keyasint"`
-	Hash  dkek.Hash `cbor:"2,keyasint"`
-}
-
-func (*Digest) Kind() Kind { return KindDigest }
-
-func (b *Digest) apply(t *txn) (Value, *Error) {
-	if err := t.byMember(); err != nil {
-		return Value{}, err
-	}
-	if b.Index == 0 || b.Index >= t.index {
-		return Value{}, refuse(BadRequest, "a digest speaks of an index before its own")
-	}
-	return Value{}, nil
-}
-
-// compare reports a difference between the leader's digest and our own.
-func (h *history) compare(b *Digest) error {
-	own, known := h.find(b.Index)
-	if known && own != b.Hash {
-		return fmt.Errorf("fsm: state differs from the leader's at index %d: digest %v here, %v there", b.Index, own, b.Hash)
-	}
-	return nil
 }
 
 // DigestAt returns the digest right after an index was applied, where it is one

@@ -89,11 +89,6 @@ func (m *Machine) apply(index uint64, command []byte) (Result, error) {
 	if t.state.Index >= index {
 		return Result{}, fmt.Errorf("fsm: index %d is not above %d, which is applied", index, t.state.Index)
 	}
-	if digest, ok := c.Body.(*Digest); ok {
-		if err := m.history.compare(digest); err != nil {
-			return Result{}, err
-		}
-	}
 	result := Result{Index: index}
 	if first, ok := t.repeated(); ok {
 		result.Err, result.Value, result.Repeated = first.refusal(), first.Value, true

@@ -42,7 +42,6 @@ func story(t testing.TB) *lab {
 	l.must(l.alice, a, &fsm.ClientRemove{Fingerprint: user.fingerprint()})
 	l.govern(2, l.alice, l.bob)
 	l.rotateKey(c, "node-c-new")
-	l.self(a, &fsm.Digest{Index: l.index, Hash: l.machine.Digest()})
 	l.self(a, &fsm.Recover{Incarnation: 2, Reason: "exercise"})
 	denied := l.open(fsm.CeremonyDrill, a)
 	l.addRecipients(denied, a)

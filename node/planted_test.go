@@ -144,11 +144,11 @@ func collect(t *testing.T, c *nodetest.Cluster) planted {
 	}
 	keep("DKEK", whole)
 	for v := range c.Leader().View().AllVersions(fsm.VersionRef{}) {
-		key, err := keyblob.Unwrap(whole, v.Blob)
+		key, err := keyblob.Unwrap(whole, v.Material.Blob)
 		if err != nil {
 			t.Fatal(err)
 		}
-		secrets.key(fmt.Sprintf("key %v", v.KeyID), key)
+		secrets.key(fmt.Sprintf("key %v", v.Key), key)
 	}
 	if len(secrets) < 13 {
 		t.Fatalf("only %d secrets: the run is not what it was", len(secrets))
@@ -272,4 +272,3 @@ func (b *lockedBuffer) Bytes() []byte {
 	defer b.mu.Unlock()
 	return bytes.Clone(b.buffer.Bytes())
 }
-

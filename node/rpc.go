@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -123,9 +124,9 @@ func (n *Node) callPeer(ctx context.Context, peer transport.Peer, method string,
 // its key on this connection.
 func handle[Q, A any](n *Node, method string, answer func(ctx context.Context, from *fsm.Member, request Q) (A, error)) {
 	err := n.server.Peers().Handle(method, func(ctx context.Context, from transport.Fingerprint, body []byte) ([]byte, error) {
-		member, ok := n.view().MemberByFingerprint(dkek.Fingerprint(from))
+		member, ok := n.awaitMember(ctx, dkek.Fingerprint(from))
 		if !ok {
-			// A sponsor while this node catches up: Raft's affair only.
+			// Known from a join's answer or by hearsay: Raft's affair only.
 			return nil, &transport.RemoteError{Code: transport.CodeNotMember, Message: "this node does not know you yet"}
 		}
 		var request Q
@@ -140,5 +141,26 @@ func handle[Q, A any](n *Node, method string, answer func(ctx context.Context, f
 	})
 	if err != nil {
 		panic(err) // the method's name is a constant
+	}
+}
+
+// knowWithin is how long a call waits for a node that has just started to learn
+// from its log who the caller is.
+const knowWithin = 3 * time.Second
+
+func (n *Node) awaitMember(ctx context.Context, f dkek.Fingerprint) (*fsm.Member, bool) {
+	ctx, cancel := context.WithTimeout(ctx, knowWithin)
+	defer cancel()
+	for {
+		m := n.cluster.Load()
+		changed := m.state.Changed()
+		if member, ok := m.state.State().MemberByFingerprint(f); ok {
+			return member, true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, false
+		}
 	}
 }
