@@ -34,7 +34,7 @@ type memberIdentity struct {
 // has come as far. If none of them is left, it must join again by token.
 func (n *Node) learnMembers() {
 	handle(n, methodMembers, func(context.Context, *fsm.Member, nothing) (memberList, error) {
-		return listMembers(n.view()), nil
+		return memberListOf(n.view()), nil
 	})
 	n.run(func(ctx context.Context) {
 		for {
@@ -51,7 +51,7 @@ func (n *Node) learnMembers() {
 	})
 }
 
-func listMembers(view *fsm.View) memberList {
+func memberListOf(view *fsm.View) memberList {
 	list := memberList{Index: view.Index()}
 	for m := range view.Members() {
 		list.Members = append(list.Members, memberIdentity{m.ID, m.Fingerprint, m.Addr})

@@ -143,7 +143,7 @@ func (n *Node) rememberMembers(ctx context.Context, changed <-chan struct{}) {
 			return
 		case <-changed:
 		}
-		list := listMembers(n.view())
+		list := memberListOf(n.view())
 		if learned := n.directory.learned.Load(); learned != nil && learned.Index > list.Index || slices.Equal(list.Members, last) {
 			continue // behind what is written down, or the same
 		}
