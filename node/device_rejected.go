@@ -94,7 +94,17 @@ func (r *rejectedPINs) refuses(m pinMark, left int) error {
 	return nil
 }
 
+// sending takes note of a PIN before it is sent. What was sent before with
+// unknown outcome counts as rejected from now on: this one may reset the count of
+// tries that could tell.
 func (r *rejectedPINs) sending(m pinMark, left int) error {
+	r.mu.Lock()
+	for i := range r.list {
+		if old := &r.list[i]; old.Kind == m.Kind && old.Serial == m.Serial && !old.same(m) {
+			old.Rejected = true
+		}
+	}
+	r.mu.Unlock()
 	m.Left = left
 	return r.change(m, false)
 }

@@ -3,6 +3,7 @@ package node_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -22,13 +23,63 @@ func source(text string) hsm.Source {
 	return func(context.Context) (*hsm.Secret, error) { return secretOf(text), nil }
 }
 
-// logOut has somebody else send a wrong PIN, after which nobody is logged in.
-func logOut(l *keyLab, m *nodetest.Member) {
-	l.t.Helper()
-	var wrong *hsm.PINError
-	if err := m.Device.Unwrapped().Login(l.t.Context(), secretOf("999999")); !errors.As(err, &wrong) {
-		l.t.Fatalf("a wrong PIN: %v", err)
+// moodyDevice forgets the login when it is told to, as a card does when another
+// program uses it, and can check a PIN without saying what came of it.
+type moodyDevice struct {
+	hsm.Device
+	out, silent atomic.Bool
+}
+
+func (d *moodyDevice) forgotten(op string) error {
+	if d.out.Load() {
+		return &hsm.Error{Op: op, Device: "moody", Err: hsm.ErrNotLoggedIn}
 	}
+	return nil
+}
+
+func (d *moodyDevice) Info(ctx context.Context) (hsm.Info, error) {
+	info, err := d.Device.Info(ctx)
+	info.LoggedIn = info.LoggedIn && !d.out.Load()
+	return info, err
+}
+
+func (d *moodyDevice) DKEK(ctx context.Context) (hsm.DKEKStatus, error) {
+	if err := d.forgotten("DKEK"); err != nil {
+		return hsm.DKEKStatus{}, err
+	}
+	return d.Device.DKEK(ctx)
+}
+
+func (d *moodyDevice) Sign(ctx context.Context, slot hsm.Slot, input []byte, options hsm.SignOptions) ([]byte, error) {
+	if err := d.forgotten("sign"); err != nil {
+		return nil, err
+	}
+	return d.Device.Sign(ctx, slot, input, options)
+}
+
+func (d *moodyDevice) Login(ctx context.Context, pin *hsm.Secret) error {
+	err := d.Device.Login(ctx, pin)
+	if d.silent.Load() {
+		return hsmtest.ErrInjected
+	}
+	if err == nil {
+		d.out.Store(false)
+	}
+	return err
+}
+
+// startMoody is a cluster of one with such a device.
+func startMoody(t *testing.T) (*keyLab, *nodetest.Member, *moodyDevice) {
+	t.Helper()
+	l := startKeys(t, 1, nodetest.Options{})
+	m := l.Members[0]
+	m.Close()
+	device := &moodyDevice{Device: m.Device}
+	m.Config.Device.Device = device
+	m.Start()
+	l.Leader()
+	l.ready(m)
+	return l, m, device
 }
 
 // tries are the wrong PINs left.
@@ -43,12 +94,11 @@ func tries(l *keyLab, m *nodetest.Member) int {
 
 func TestARejectedPINIsNeverSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := startKeys(t, 1, nodetest.Options{})
-		m := l.Members[0]
+		l, m, device := startMoody(t)
 		key := l.create(m, "k", hsm.ECDSAP256)
 		m.Close()
 		m.Config.Device.PIN = source(wrongPIN)
-		logOut(l, m)
+		device.out.Store(true)
 		before := tries(l, m)
 		for range 3 {
 			m.Start()
@@ -88,27 +138,12 @@ func TestARejectedPINIsNeverSentAgain(t *testing.T) {
 	})
 }
 
-// silentDevice checks a PIN and does not say what came of it.
-type silentDevice struct {
-	hsm.Device
-	silent bool
-}
-
-func (d *silentDevice) Login(ctx context.Context, pin *hsm.Secret) error {
-	err := d.Device.Login(ctx, pin)
-	if d.silent {
-		return hsmtest.ErrInjected
-	}
-	return err
-}
-
 func TestAPINOfUnknownOutcomeCountsAsRejected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := startKeys(t, 1, nodetest.Options{})
-		m := l.Members[0]
+		l, m, device := startMoody(t)
 		m.Close()
 		m.Config.Device.PIN = source(wrongPIN)
-		logOut(l, m)
+		device.out.Store(true)
 		m.Start()
 		synctest.Wait()
 		before := tries(l, m)
@@ -116,19 +151,19 @@ func TestAPINOfUnknownOutcomeCountsAsRejected(t *testing.T) {
 			t.Fatalf("the rejection is not on disk: %v", err)
 		}
 		// The device swallows the answer: nobody knows whether it cost a try.
-		silent := &silentDevice{Device: m.Device}
-		m.Close()
-		m.Config.Device.Device = silent
-		m.Start()
-		synctest.Wait()
-		silent.silent = true
+		if err := m.UnblockPIN(t.Context(), secretOf(nodetest.SOPIN), secretOf(nodetest.PIN)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // nobody logs in behind the test's back
+		before = tries(l, m)
+		device.silent.Store(true)
 		other := "222222"
 		if err := m.EnterPIN(t.Context(), secretOf(other)); !errors.Is(err, hsmtest.ErrInjected) {
 			t.Fatalf("an answer that was lost: %v", err)
 		}
-		m.Close()
-		m.Config.Device.Device = m.Device
-		m.Start()
+		device.silent.Store(false)
+		m.Config.Device.PIN = source(other)
+		m.Restart()
 		if err := m.EnterPIN(t.Context(), secretOf(other)); !errors.Is(err, node.ErrPINRejected) {
 			t.Fatalf("a PIN that cost a try, after a restart: %v", err)
 		}
@@ -149,11 +184,11 @@ func TestAPINOfUnknownOutcomeCountsAsRejected(t *testing.T) {
 
 func TestTheLastTryIsNeverSpent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := startKeys(t, 1, nodetest.Options{})
-		m := l.Members[0]
+		l, m, device := startMoody(t)
 		for tries(l, m) > 1 {
-			logOut(l, m)
+			m.Device.Unwrapped().Login(t.Context(), secretOf("999999"))
 		}
+		device.out.Store(true)
 		if err := m.LoginForTest(t.Context()); !errors.Is(err, node.ErrLastTry) {
 			t.Fatalf("log in on the last try: %v", err)
 		}
@@ -169,8 +204,8 @@ func TestTheLastTryIsNeverSpent(t *testing.T) {
 		if err := m.UnblockPIN(t.Context(), secretOf(nodetest.SOPIN), secretOf("333333")); err != nil {
 			t.Fatal(err)
 		}
-		if left := tries(l, m); left != 10 {
-			t.Fatalf("%d tries after unblocking, want 10", left)
+		if left := tries(l, m); left != 3 {
+			t.Fatalf("%d tries after unblocking, want 3", left)
 		}
 		if err := m.LoginForTest(t.Context()); err != nil {
 			t.Fatalf("log in with the new PIN: %v", err)
@@ -180,22 +215,21 @@ func TestTheLastTryIsNeverSpent(t *testing.T) {
 
 func TestChangingThePINForgetsWhatWasRejected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := startKeys(t, 1, nodetest.Options{})
-		m := l.Members[0]
+		l, m, device := startMoody(t)
 		if err := m.EnterPIN(t.Context(), secretOf(wrongPIN)); err == nil {
 			t.Fatal("a wrong PIN was taken")
 		}
 		if err := m.ChangePIN(t.Context(), secretOf(nodetest.PIN), secretOf(wrongPIN)); err != nil {
 			t.Fatal(err)
 		}
-		logOut(l, m)
+		device.out.Store(true)
 		if err := m.LoginForTest(t.Context()); err != nil {
 			t.Fatalf("log in with what is the PIN now: %v", err)
 		}
 		// The source still gives the old PIN: it is known to be wrong without
 		// a try being spent.
 		m.Close()
-		logOut(l, m)
+		device.out.Store(true)
 		before := tries(l, m)
 		m.Start()
 		if err := m.LoginForTest(t.Context()); !errors.Is(err, node.ErrPINRejected) {
@@ -209,10 +243,9 @@ func TestChangingThePINForgetsWhatWasRejected(t *testing.T) {
 
 func TestALostLoginIsMadeOnceAndTheOperationRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := startKeys(t, 1, nodetest.Options{})
-		m := l.Members[0]
+		l, m, device := startMoody(t)
 		key := l.create(m, "k", hsm.Ed25519)
-		logOut(l, m)
+		device.out.Store(true)
 		logins := m.Device.Calls(hsmtest.OpLogin)
 		signature, err := key.Sign(nil, digest[:], options(key))
 		if err != nil {
@@ -240,11 +273,22 @@ func TestDeviceStates(t *testing.T) {
 			}
 		}
 		expect("blank", node.ErrNoDKEK)
-		l.provision(m)
-		l.dkek[0] ^= 1 // what the log will say is another DKEK
-		l.prove()
+		l.CreateDKEK()
+		expect("ready", nil)
+		l.create(m, "k", hsm.ECDSAP256)
+
+		// Somebody initialises the device for another DKEK behind our back.
+		inside, pin := m.Device.Unwrapped(), secretOf(nodetest.PIN)
+		if err := inside.Initialise(t.Context(), hsm.InitOptions{SOPIN: secretOf(nodetest.SOPIN), PIN: pin, Shares: 1}); err != nil {
+			t.Fatal(err)
+		}
+		expect("shares missing", node.ErrDeviceBlank)
+		l.Eventually("the cluster knows that the device holds nothing", func() bool { return m.View().Covered()[m.ID()] == 0 })
+		if _, err := inside.ImportShare(t.Context(), secretOf("another DKEK, of thirty-two byte")); err != nil {
+			t.Fatal(err)
+		}
 		expect("foreign DKEK", node.ErrForeignDKEK)
-		if _, err := m.CreateKey(t.Context(), node.KeySpec{Name: "k", Type: hsm.ECDSAP256}); !errors.Is(err, node.ErrForeignDKEK) {
+		if _, err := m.CreateKey(t.Context(), node.KeySpec{Name: "other", Type: hsm.ECDSAP256}); !errors.Is(err, node.ErrForeignDKEK) {
 			t.Fatalf("create in a device with another DKEK: %v", err)
 		}
 		m.Device.Plan(hsmtest.Plan{Op: hsmtest.OpInfo, Times: -1, Err: &hsm.Error{Op: "info", Err: hsm.ErrGone}})

@@ -24,6 +24,11 @@ const (
 	loadPause = 2 * time.Millisecond
 	// failedPause is how long a key that could not be loaded is left alone.
 	failedPause = time.Minute
+	// shortTime is how long after its creation a key may have others evicted, to
+	// be in as many devices as its policy wants; maxServed bounds the memory of
+	// those that had.
+	shortTime = 10 * time.Minute
+	maxServed = 10_000
 )
 
 // upkeepRoom makes the device agree with the log: it loads what the device
@@ -38,10 +43,11 @@ type upkeepRoom struct {
 
 	mu     sync.Mutex
 	failed map[fsm.VersionRef]time.Time // loads that failed, and when
+	served map[fsm.VersionRef]struct{}  // young keys that room was made for, once
 }
 
 func newUpkeepRoom(n *Node) *upkeepRoom {
-	u := &upkeepRoom{node: n, holding: newHoldings(), failed: make(map[fsm.VersionRef]time.Time)}
+	u := &upkeepRoom{node: n, holding: newHoldings(), failed: make(map[fsm.VersionRef]time.Time), served: make(map[fsm.VersionRef]struct{})}
 	u.progress.Store(&RestoreProgress{})
 	return u
 }
@@ -136,7 +142,7 @@ func (n *Node) RestoreProgress() RestoreProgress {
 // missing is a version that the device does not hold, proven.
 type missing struct {
 	version *fsm.Version
-	short   bool // fewer devices hold it than its policy wants
+	short   bool // its maker waits for more devices to hold it: room is made for it
 	found   bool // an object of it is there, not proven yet
 }
 
@@ -171,6 +177,9 @@ func (u *upkeepRoom) reconcile(ctx context.Context) (time.Duration, error) {
 		case err == nil:
 			d.slots.release(r)
 			progress.Done++
+			if m.short {
+				u.serve(m.version.Ref())
+			}
 			uses++ // that was ours
 		case errors.Is(err, errNoRoom), errors.Is(err, hsm.ErrFull):
 			progress.Room = false
@@ -189,6 +198,17 @@ func (u *upkeepRoom) reconcile(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	return 0, u.dropSpares(ctx)
+}
+
+// serve remembers that room was made for a key; the oldest memory is as good as
+// none.
+func (u *upkeepRoom) serve(ref fsm.VersionRef) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.served) >= maxServed {
+		clear(u.served)
+	}
+	u.served[ref] = struct{}{}
 }
 
 func (u *upkeepRoom) loadFailed(ref fsm.VersionRef, err error) {
@@ -231,7 +251,7 @@ func (u *upkeepRoom) lacking() ([]missing, RestoreProgress) {
 		if !ok || !types.Supports(key.Type) || v.Material.BlobKind != types.BlobKind && d.hardware.Load() {
 			continue
 		}
-		list = append(list, missing{version: v, found: found, short: len(view.Coverage(v.Key, v.N)) < copiesOf(view, key)})
+		list = append(list, missing{version: v, found: found, short: u.short(view, key, v)})
 	}
 	slices.SortStableFunc(list, func(a, b missing) int {
 		switch {
@@ -243,6 +263,18 @@ func (u *upkeepRoom) lacking() ([]missing, RestoreProgress) {
 		return int(min(max(b.version.Created-a.version.Created, -1), 1))
 	})
 	return list, progress
+}
+
+// short tells whether a new key is not acknowledged yet because too few devices
+// hold it. Only then does a full device evict another for it, and only once: the
+// device is a cache, and which keys it holds follows from use.
+func (u *upkeepRoom) short(view *fsm.View, key *fsm.Key, v *fsm.Version) bool {
+	copies := copiesOf(view, key)
+	if copies < 2 || view.Time()-v.Created > shortTime.Milliseconds() || len(view.Coverage(v.Key, v.N)) >= copies {
+		return false
+	}
+	_, served := u.served[v.Ref()]
+	return !served
 }
 
 func boolOrder(first bool) int {
