@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -41,6 +42,9 @@ type Config struct {
 	Socket string
 	// Device is the node's HSM. The node closes it.
 	Device hsm.Token
+	// OpenDevice, where Device is empty, opens it once the node has its seal
+	// secret, which it may hand to a software device.
+	OpenDevice func(ctx context.Context, seal hsm.Source) (hsm.Token, error)
 	// Seal fetches the seal secret (32 bytes raw, or 64 hexadecimal digits). Keep it off the
 	// disk that holds Dir. A node that cannot get it starts sealed.
 	Seal hsm.Source
@@ -68,7 +72,7 @@ func (c *Config) validate() error {
 	if !nodeName.MatchString(c.Name) {
 		return fmt.Errorf("node: config: Name %.80q: wants a letter or digit, then up to 62 of a-z 0-9 -", c.Name)
 	}
-	if c.Device.Device == nil {
+	if c.Device.Device == nil && c.OpenDevice == nil {
 		return errors.New("node: config: Device is missing: open one with drivers.Open")
 	}
 	if c.Seal == nil {

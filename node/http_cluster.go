@@ -26,7 +26,7 @@ func clusterEndpoints() map[string]endpoint {
 		api.ClusterStatus: look(func(ctx context.Context, a *asked) (api.Status, error) { return a.face.status(ctx), nil }),
 		api.ClusterInit:   ask(initCluster),
 		api.ClusterJoin:   ask(joinCluster),
-		api.MemberList:    look(listMembers),
+		api.MemberList:    look(showMembers),
 		api.MemberRemove:  ask(removeMember),
 		api.MemberLeave:   ask(leaveCluster),
 		api.TokenList:     look(listTokens),
@@ -106,7 +106,7 @@ func (a *asked) catchUp(ctx context.Context) {
 	}
 }
 
-func listMembers(ctx context.Context, a *asked) (api.Members, error) {
+func showMembers(ctx context.Context, a *asked) (api.Members, error) {
 	if err := a.look(ctx); err != nil {
 		return api.Members{}, err
 	}

@@ -96,8 +96,7 @@ func Open(ctx context.Context, config Config) (*Node, error) {
 	n := &Node{config: config, logger: config.Logger, started: config.Now(), stopped: make(chan struct{})}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	if err := n.openFiles(); err != nil {
-		config.Device.Close()
-		return nil, err
+		return nil, errors.Join(err, n.closeDevice())
 	}
 	starting := fmt.Errorf("%w: it is starting", ErrSealed)
 	n.sealed.Store(&starting) // what the socket says until unseal has ended
@@ -166,6 +165,9 @@ func (n *Node) unseal(ctx context.Context, source secret.Source) error {
 	if n.spki, err = x509.MarshalPKIXPublicKey(who.key.Public()); err != nil {
 		return err
 	}
+	if err := n.openDevice(ctx); err != nil {
+		return err
+	}
 	if err := n.openRooms(); err != nil {
 		return err
 	}
@@ -179,6 +181,24 @@ func (n *Node) unseal(ctx context.Context, source secret.Source) error {
 		}
 	}
 	return nil
+}
+
+// openDevice opens the device that could not be opened without the seal secret.
+func (n *Node) openDevice(ctx context.Context) (err error) {
+	if n.config.Device.Device != nil {
+		return nil
+	}
+	if n.config.Device, err = n.config.OpenDevice(ctx, secret.Fixed(n.seal)); err != nil {
+		return fmt.Errorf("node: device: %w", err)
+	}
+	return nil
+}
+
+func (n *Node) closeDevice() error {
+	if n.config.Device.Device == nil {
+		return nil
+	}
+	return n.config.Device.Close()
 }
 
 // openRooms makes the rooms and has them read their files; nothing runs yet.
@@ -264,7 +284,7 @@ func (n *Node) Close(ctx context.Context) error {
 		errs = append(errs, n.server.Close())
 	}
 	n.loops.Wait()
-	errs = append(errs, n.config.Device.Close())
+	errs = append(errs, n.closeDevice())
 	n.seal.Wipe()
 	n.release()
 	return errors.Join(errs...)

@@ -33,6 +33,10 @@ func (a *app) serve(ctx context.Context, cfg *config) error {
 	}
 	n, err := a.start(ctx, cfg, logger)
 	if err != nil {
+		var known *hinted
+		if errors.As(err, &known) {
+			return err
+		}
 		return hint("mend the configuration (nodectl run --check) or what it names, and start again", err)
 	}
 	logger.Info("running", "name", cfg.Name, "listen", cfg.Listen, "socket", cfg.Socket)

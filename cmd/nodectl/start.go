@@ -41,8 +41,12 @@ func start(ctx context.Context, cfg *config, logger *slog.Logger) (daemon, error
 	if c.Seal, err = cfg.seal(); err != nil {
 		return nil, err
 	}
-	if c.Device, err = drivers.Open(ctx, cfg.Device); err != nil {
-		return nil, deviceTrouble(cfg, err)
+	c.OpenDevice = func(ctx context.Context, seal hsm.Source) (hsm.Token, error) {
+		token, err := drivers.OpenWith(ctx, cfg.Device, seal)
+		if err != nil {
+			return token, deviceTrouble(cfg, err)
+		}
+		return token, nil
 	}
 	n, err := node.Open(ctx, c)
 	if err != nil {
@@ -117,7 +121,10 @@ func deviceTrouble(cfg *config, err error) error {
 
 // startTrouble says what to do about a node that does not open.
 func startTrouble(cfg *config, err error) error {
+	var known *hinted
 	switch {
+	case errors.As(err, &known):
+		return err
 	case errors.Is(err, node.ErrInUse):
 		return hint("one process has a data folder at a time: stop the other one", err)
 	case errors.Is(err, syscall.EADDRINUSE):

@@ -39,13 +39,19 @@ var ErrNoHardware = errors.New("this binary was built without hardware drivers: 
 
 // Open opens the device that a URI names. The caller closes it.
 func Open(ctx context.Context, uri string) (hsm.Token, error) {
+	return OpenWith(ctx, uri, nil)
+}
+
+// OpenWith is Open for a host that has a seal secret at hand: a software device
+// whose seal-source is prompt is sealed by that one, and nobody is asked.
+func OpenWith(ctx context.Context, uri string, seal hsm.Source) (hsm.Token, error) {
 	if err := ctx.Err(); err != nil {
 		return hsm.Token{}, err
 	}
 	scheme, rest, found := strings.Cut(uri, ":")
 	switch {
 	case found && scheme == "soft":
-		token, err := openSoft(ctx, rest)
+		token, err := openSoft(ctx, rest, seal)
 		if err != nil {
 			return hsm.Token{}, fmt.Errorf("drivers: open %s: %w", Redact(uri), err)
 		}

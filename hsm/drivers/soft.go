@@ -24,7 +24,7 @@ const (
 	inMemory   = "the device is gone with this process: it is in memory only"
 )
 
-func openSoft(ctx context.Context, rest string) (hsm.Token, error) {
+func openSoft(ctx context.Context, rest string, atHand hsm.Source) (hsm.Token, error) {
 	path, values, err := parse(rest, "memory", "pin-source", "seal-source", "slots", "so-pin-source")
 	if err != nil {
 		return hsm.Token{}, err
@@ -52,7 +52,7 @@ func openSoft(ctx context.Context, rest string) (hsm.Token, error) {
 			return hsm.Token{}, errors.New("a path is needed, as in soft:/var/lib/keycustodian/device")
 		}
 		options.Path = inFolder(path)
-		if seal, err = sealOf(ctx, options.Path, values["seal-source"]); err != nil {
+		if seal, err = sealOf(ctx, options.Path, values["seal-source"], atHand); err != nil {
 			return hsm.Token{}, err
 		}
 		if values["seal-source"] == "" {
@@ -86,8 +86,11 @@ func inFolder(path string) string {
 
 // sealOf fetches the seal secret from its source, or from the file beside the
 // device, which it makes for a device that does not exist yet.
-func sealOf(ctx context.Context, path, from string) (*secret.Bytes, error) {
+func sealOf(ctx context.Context, path, from string, atHand hsm.Source) (*secret.Bytes, error) {
 	const what = "seal secret"
+	if from == "prompt" && atHand != nil {
+		return secret.Key(ctx, atHand, what)
+	}
 	if from != "" {
 		source, err := secret.ParseSource(from, what)
 		if err != nil {
