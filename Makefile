@@ -24,8 +24,8 @@ deps: ## installs what the tests need (root on Debian), or names what is missing
 		apt-get -o DPkg::Lock::Timeout=300 install -y -qq $(PACKAGES); \
 	else echo "the tests need:$$missing (Debian packages: $(PACKAGES))" >&2; exit 1; fi
 
-race: deps
-	go test -race -timeout 20m ./...
+race: deps ## without the tests that only are large
+	go test -race -short -timeout 20m ./...
 
 check:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted" >&2; exit 1; }
@@ -39,7 +39,7 @@ fuzz: ## every fuzz target for FUZZTIME
 	@for package in $$(go list ./...); do \
 		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
 			echo "fuzz $$package $$target"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$package || exit 1; \
 		done; \
 	done
 

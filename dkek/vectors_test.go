@@ -118,7 +118,7 @@ func TestSharingGolden(t *testing.T) {
 func python(t *testing.T, args ...string) []byte {
 	t.Helper()
 	if _, err := exec.LookPath("python3"); err != nil {
-		t.Skip("python3 is not installed")
+		t.Fatal("python3 is not installed: make deps")
 	}
 	out, err := exec.Command("python3", args...).CombinedOutput()
 	if err != nil {

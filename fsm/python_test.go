@@ -16,7 +16,7 @@ import (
 func TestAnotherProgramReadsOurFormats(t *testing.T) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
-		t.Skip("python3 is not installed")
+		t.Fatal("python3 is not installed: make deps")
 	}
 	l := story(t)
 	run := func(what string, content []byte, into any) {

@@ -43,7 +43,7 @@ func program(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		t.Skipf("%s is not installed: make deps", name)
+		t.Fatalf("%s is not installed: make deps", name)
 	}
 	return path
 }

@@ -65,7 +65,7 @@ func TestOpenShareInFull(t *testing.T) {
 // The openssl command itself, which only knows a count of one.
 func TestOpenSSLOpensShare(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("needs openssl")
+		t.Fatal("needs openssl: make deps")
 	}
 	share := secret.Random(DKEKSize)
 	file, err := sealShare(t.Context(), secret.Take([]byte("pa55word")), share, nil, 1)
@@ -149,7 +149,7 @@ func FuzzOpenShare(f *testing.F) {
 func pythonShare(t *testing.T, password, salt, share string, rounds int) []byte {
 	t.Helper()
 	if _, err := exec.LookPath("python3"); err != nil {
-		t.Skip("needs python3")
+		t.Fatal("needs python3: make deps")
 	}
 	input, err := json.Marshal([]map[string]any{{
 		"op": "share", "password": hex.EncodeToString([]byte(password)), "salt": salt, "share": share, "rounds": rounds,

@@ -268,7 +268,7 @@ func ask(t *testing.T, requests []request) []answer {
 	t.Helper()
 	for _, name := range []string{"python3", "openssl"} {
 		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("needs %s", name)
+			t.Fatalf("needs %s: make deps", name)
 		}
 	}
 	input, err := json.Marshal(requests)

@@ -173,7 +173,7 @@ func TestMemoryDeviceInABubble(t *testing.T) {
 func TestOpenSSLVerifies(t *testing.T) {
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
-		t.Skip("openssl is not installed")
+		t.Fatal("openssl is not installed: make deps")
 	}
 	device := soft.NewMemory(soft.Options{})
 	defer device.Close()
