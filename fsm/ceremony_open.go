@@ -190,8 +190,10 @@ func (t *txn) openSharing(o *Open, row *Ceremony) *Error {
 	if plan.Cluster != cluster.ID {
 		return refuse(Conflict, "plan of another cluster")
 	}
-	if plan.Epoch < cluster.Epoch || plan.Epoch == cluster.Epoch && plan.Attempt <= cluster.Attempt {
-		return refuse(Conflict, "epoch %d attempt %d: the highest so far is %d.%d, and none is used again", plan.Epoch, plan.Attempt, cluster.Epoch, cluster.Attempt)
+	// The next number and no other: with a leap one Open could use them all up.
+	again := plan.Epoch == cluster.Epoch && plan.Attempt == cluster.Attempt+1
+	if next := plan.Epoch == cluster.Epoch+1 && plan.Attempt == 1; !again && !next {
+		return refuse(Conflict, "epoch %d attempt %d: the highest so far is %d.%d, and the next attempt or epoch follows it", plan.Epoch, plan.Attempt, cluster.Epoch, cluster.Attempt)
 	}
 	if least := cluster.Policy.LeastThreshold(len(plan.Holders)); plan.Threshold < least {
 		return refuse(NotAllowed, "threshold %d of %d holders: at least %d", plan.Threshold, len(plan.Holders), least)

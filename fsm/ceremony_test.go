@@ -1,6 +1,7 @@
 package fsm_test
 
 import (
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -118,6 +119,13 @@ func TestCreateIsCheckedWhole(t *testing.T) {
 			return l.openCommand(o, a)
 		}},
 		{"reshare of nothing", fsm.WrongState, a, a, with(func(o *fsm.Open) { o.Kind = fsm.CeremonyReshare })},
+	})
+	// Opening takes no approval: one Open must not use up all numbers there are.
+	l.refusals([]refusal{
+		{"the last epoch", fsm.Conflict, a, a, with(func(o *fsm.Open) { o.Plan.Epoch = math.MaxUint64 })},
+		{"the last attempt", fsm.Conflict, a, a, with(func(o *fsm.Open) { o.Plan.Attempt = math.MaxUint64 })},
+		{"an epoch left out", fsm.Conflict, a, a, with(func(o *fsm.Open) { o.Plan.Epoch = 2 })},
+		{"an attempt left out", fsm.Conflict, a, a, with(func(o *fsm.Open) { o.Plan.Attempt = 2 })},
 	})
 	// An attempt that fails uses its numbers up.
 	first := l.open(fsm.CeremonyCreate, a)
