@@ -159,6 +159,11 @@ func (b *VersionRaise) apply(t *txn) (Value, *Error) {
 	if b.Version <= t.cluster().Version {
 		return Value{}, refuse(WrongState, "command version is %d already", t.cluster().Version)
 	}
+	// One step at a time: a leap to a version that no build will ever read
+	// would be for ever.
+	if next := t.cluster().Version + 1; b.Version != next {
+		return Value{}, refuse(WrongState, "the next command version is %d", next)
+	}
 	for m := range t.Members() {
 		if m.ReadsTo < b.Version {
 			return Value{}, refuse(WrongState, "member %s reads command versions up to %d only: upgrade it first", m.Name, m.ReadsTo)
@@ -172,7 +177,8 @@ func (b *VersionRaise) apply(t *txn) (Value, *Error) {
 // Recover begins a new incarnation after the cluster was put back from a backup
 // or went on without members that are lost: open ceremonies are void, and
 // objects that devices made in an earlier incarnation are nobody's. Lost members
-// are removed, whatever would otherwise forbid that.
+// are removed, whatever would otherwise forbid that. The log's time begins anew
+// with this command's.
 type Recover struct {
 	Incarnation uint64        `cbor:"1,keyasint"` // the new one: the present one and 1
 	Lost        []dkek.NodeID `cbor:"2,keyasint,omitempty"`
@@ -202,6 +208,7 @@ func (b *Recover) apply(t *txn) (Value, *Error) {
 		}
 		lost = append(lost, m)
 	}
+	t.now = t.command.Time // a leader's wrong clock may have pulled it ahead for years
 	t.changeCluster(func(c *Cluster) { c.Incarnation = b.Incarnation })
 	for _, c := range t.openCeremonies() {
 		t.closeCeremony(c, OutcomeVoid, "a recovery began a new incarnation")

@@ -16,8 +16,8 @@ import (
 const EnvelopeFormat = 1
 
 // ErrUnknownKind means that a command is of a format or kind that this build
-// does not know. Met in the log, it stops the node: skipping would be
-// divergence.
+// does not know, or the cluster at a command version that it does not read. The
+// latter stops the node: skipping what others apply would be divergence.
 var ErrUnknownKind = errors.New("fsm: command of an unknown format or kind: this build is too old for the log")
 
 // message is the CBOR of a command behind its envelope.

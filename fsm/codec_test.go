@@ -96,20 +96,41 @@ func TestEncodeRefusesOversize(t *testing.T) {
 	}
 }
 
-// What cannot be read stops the machine for good, and changes nothing.
-func TestUnreadableCommandIsFatal(t *testing.T) {
-	for name, bad := range map[string][]byte{"unknown kind": {1, 99, 0xa0}, "damaged": {1, byte(fsm.KindCover), 0xff}, "empty": {}} {
+// What cannot be read at the cluster's command version is no command in any
+// build: it is passed over, and a later command is applied.
+func TestUnreadableEntryIsPassedOver(t *testing.T) {
+	for name, bad := range map[string][]byte{
+		"unknown kind": {1, 99, 0xa0}, "unknown format": {9, 9}, "damaged": {1, byte(fsm.KindCover), 0xff}, "empty": {}, "too large": make([]byte, fsm.MaxCommand+1),
+	} {
 		l := ready(t, 1)
 		before := l.machine.Digest()
-		if result := l.machine.Apply(l.index+1, bad); result.Fatal == nil || result.Err != nil {
+		l.index++
+		result := l.machine.Apply(l.index, bad)
+		if result.Fatal != nil || result.Err == nil || len(result.Changes) > 0 {
 			t.Fatalf("%s: %+v", name, result)
 		}
-		good, _ := fsm.Encode(l.as(l.alice, l.nodes[0], l.keyCreate("k")))
-		if result := l.machine.Apply(l.index+2, good); result.Fatal == nil {
-			t.Errorf("%s: the machine went on", name)
-		}
 		if l.machine.Digest() != before || l.machine.AppliedIndex() != l.index {
-			t.Errorf("%s: the state changed", name)
+			t.Errorf("%s: the state changed, or index %d is not %d", name, l.machine.AppliedIndex(), l.index)
+		}
+		l.createKey("k")
+	}
+}
+
+// At a command version that this build does not read, nothing is skipped.
+func TestLaterCommandVersionIsFatal(t *testing.T) {
+	l := ready(t, 1)
+	a := l.nodes[0]
+	l.self(a, &fsm.MemberReport{Node: a.id, ReadsTo: fsm.CommandVersion + 1})
+	l.self(a, &fsm.VersionRaise{Version: fsm.CommandVersion + 1})
+	before := l.machine.Digest()
+	good, err := fsm.Encode(l.as(a, a, l.keyCreate("k")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, command := range [][]byte{{1, 99, 0xa0}, good} {
+		result := l.machine.Apply(l.index+1+uint64(i), command)
+		if !isUnknown(result.Fatal) || l.machine.Digest() != before || l.machine.AppliedIndex() != l.index {
+			t.Fatalf("%+v", result)
 		}
 	}
 }

@@ -17,9 +17,10 @@
 //	command, err = fsm.Stamp(command, now)
 //	result := machine.Apply(index, command) // result.Fatal: stop the node
 //
-// Guaranteed: a repeated request changes nothing; time never runs backwards; a
-// command that this version cannot read stops the machine and is never
-// skipped; nothing in a command or in state can hold a private key, a share, a
+// Guaranteed: a repeated request changes nothing; time never runs backwards,
+// but at a [Recover]; an entry that is no command of the cluster's command version
+// is passed over by every build alike, and a build that does not read that version
+// stops; nothing in a command or in state can hold a private key, a share, a
 // PIN or the DKEK.
 //
 // Not guaranteed: that a member told the truth. Who asked is what the proposing

@@ -35,9 +35,9 @@ type Result struct {
 	Repeated bool
 	// Changes are the rows that changed, for those who act on them.
 	Changes []Change
-	// Fatal, if not nil, means that this node must stop: it cannot read the
-	// log, or differs from the others. Nothing was applied, and the machine
-	// applies nothing more.
+	// Fatal, if not nil, means that this node must stop: the cluster is at a
+	// command version that this build does not read, or the index was applied
+	// before. Nothing was applied, and the machine applies nothing more.
 	Fatal error
 }
 
@@ -79,15 +79,19 @@ func (m *Machine) Apply(index uint64, command []byte) Result {
 }
 
 func (m *Machine) apply(index uint64, command []byte) (Result, error) {
-	c, err := Decode(command)
-	if err != nil {
-		return Result{}, fmt.Errorf("fsm: index %d: %w", index, err)
-	}
+	c, unreadable := Decode(command)
 	db := m.db.Load()
 	t := newTxn(db, index, c)
 	defer t.abort()
 	if t.state.Index >= index {
 		return Result{}, fmt.Errorf("fsm: index %d is not above %d, which is applied", index, t.state.Index)
+	}
+	version := t.version()
+	if version > CommandVersion {
+		return Result{}, fmt.Errorf("fsm: index %d: %w (command version %d, this build reads %d)", index, ErrUnknownKind, version, CommandVersion)
+	}
+	if unreadable != nil || since(c.Body.Kind()) > version {
+		return m.passOver(t, unreadable)
 	}
 	result := Result{Index: index}
 	if first, ok := t.repeated(); ok {
@@ -110,6 +114,24 @@ func (m *Machine) apply(index uint64, command []byte) (Result, error) {
 	}
 	m.history.add(index, digest)
 	return result, nil
+}
+
+// passOver leaves out an entry that no build may write at the cluster's command
+// version: every build leaves it out, this one with or without knowing what it
+// would mean at a later version. No honest leader appends one, and one that lies
+// must not stop all nodes for good by it.
+func (m *Machine) passOver(t *txn, unreadable error) (Result, error) {
+	refusal := refuse(BadRequest, "entry %d is no command: it is passed over", t.index)
+	if unreadable == nil || errors.Is(unreadable, ErrUnknownKind) {
+		refusal.Code = UnknownKind
+	}
+	t.state.Index = t.index
+	digest := t.state.digest()
+	if err := t.commit(); err != nil {
+		return Result{}, err
+	}
+	m.history.add(t.index, digest)
+	return Result{Index: t.index, Err: refusal}, nil
 }
 
 // State returns a consistent view of the present state, cheaply.

@@ -1,6 +1,7 @@
 package fsm_test
 
 import (
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -209,12 +210,22 @@ func TestVersionIsRaisedOnlyWhenAllReadIt(t *testing.T) {
 	l.self(a, &fsm.MemberReport{Node: a.id, ReadsTo: 2})
 	l.refused(fsm.WrongState, a, a, &fsm.VersionRaise{Version: 2})
 	l.self(b, &fsm.MemberReport{Node: b.id, ReadsTo: 2})
+	l.refused(fsm.WrongState, a, a, &fsm.VersionRaise{Version: 1})
 	l.self(a, &fsm.VersionRaise{Version: 2})
-	l.refused(fsm.WrongState, a, a, &fsm.VersionRaise{Version: 2})
 	// This build reads version 1 only: it refuses the snapshot.
 	if err := fsm.New().Restore(reader(written(t, l.machine))); !isUnknown(err) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A member's word for what it reads must not raise the version to one that no
+// build will ever read.
+func TestVersionIsRaisedByOne(t *testing.T) {
+	l := ready(t, 1)
+	a := l.nodes[0]
+	l.self(a, &fsm.MemberReport{Node: a.id, ReadsTo: math.MaxUint64})
+	l.refused(fsm.WrongState, a, a, &fsm.VersionRaise{Version: math.MaxUint64})
+	l.refused(fsm.WrongState, a, a, &fsm.VersionRaise{Version: 3})
 }
 
 func TestRotateKey(t *testing.T) {
@@ -266,4 +277,23 @@ func TestRecoverVoidsOpenCeremonies(t *testing.T) {
 	}
 	l.refused(fsm.Conflict, a, a, made)
 	l.refused(fsm.Conflict, a, a, &fsm.Abort{Request: fsm.RequestID{9}, Incarnation: 1, Node: a.id})
+}
+
+// A leader whose clock was wrong once pulls the log's time ahead, where every
+// token and ceremony has expired. A recovery is the way back.
+func TestRecoverBringsTheTimeBack(t *testing.T) {
+	l := ready(t, 2)
+	a := l.nodes[0]
+	ahead := l.as(a, a, &fsm.KeyLabels{Name: "k"})
+	ahead.Time = math.MaxInt64
+	l.apply(ahead) // refused: the stamp counts all the same
+	drill := func() *fsm.CeremonyOpen { return l.openCommand(l.drillFor(a), a) }
+	l.refused(fsm.Expired, a, a, drill())
+	l.refused(fsm.Conflict, a, a, &fsm.Recover{Incarnation: 9})
+	l.refused(fsm.Expired, a, a, drill()) // a refused one brings nothing back
+	l.self(a, &fsm.Recover{Incarnation: 2})
+	if now := l.machine.State().Time(); now != l.now {
+		t.Fatalf("the time is %d, want %d", now, l.now)
+	}
+	l.self(a, drill())
 }

@@ -48,15 +48,22 @@ func (t *txn) run() (Value, *Error) {
 		return Value{}, refuse(BadRequest, "command without a time: the leader stamps it")
 	}
 	if t.command.Body.Kind() != KindInit {
-		cluster, ok := t.Cluster()
-		if !ok {
+		if _, ok := t.Cluster(); !ok {
 			return Value{}, refuse(WrongState, "no cluster yet: init it first")
 		}
-		if version := since(t.command.Body.Kind()); version > cluster.Version {
-			return Value{}, refuse(WrongState, "command kind %d needs command version %d, the cluster is at %d", t.command.Body.Kind(), version, cluster.Version)
-		}
+	}
+	if needs := since(t.command.Body.Kind()); needs > t.version() {
+		return Value{}, refuse(WrongState, "command kind %d needs command version %d, the cluster is at %d", t.command.Body.Kind(), needs, t.version())
 	}
 	return t.command.Body.apply(t)
+}
+
+// version is the command version that the cluster is at, which begins at 1.
+func (t *txn) version() uint64 {
+	if cluster, ok := t.Cluster(); ok {
+		return cluster.Version
+	}
+	return 1
 }
 
 // since is the command version that brought a kind.

@@ -81,7 +81,7 @@ func each[T row](v *View, table Table, index string, from []byte) iter.Seq[T] {
 // Index is the applied index that this view shows.
 func (v *View) Index() uint64 { return v.root().Index }
 
-// Time is the log's time in Unix milliseconds. It never runs backwards.
+// Time is the log's time in Unix milliseconds. Only a [Recover] sets it back.
 func (v *View) Time() int64 { return v.root().Time }
 
 // Digest is the same on all nodes that applied the same commands.
