@@ -18,6 +18,7 @@ const (
 	stepPatience   = 10 * time.Second // for one question to one node
 	preparedFor    = 10 * time.Minute // how long an entry waits for its Open
 	maxPrepared    = 64               // entries that wait for their Open
+	expiryGrace    = 30 * time.Second // that others than the leader leave it to close what expired
 	defaultOpenFor = time.Hour
 )
 

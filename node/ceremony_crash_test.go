@@ -20,15 +20,19 @@ type stop struct {
 
 // holdAt has a member hold at an instant, the first time that it gets there.
 func holdAt(m *nodetest.Member, point string) *stop {
+	return holdWhen(m, point, func() bool { return true })
+}
+
+// holdWhen is holdAt once a condition holds.
+func holdWhen(m *nodetest.Member, point string, when func() bool) *stop {
 	s := &stop{point: point}
-	n := m.Node
-	n.Reached(func(ctx context.Context, at string) error {
-		if at != point {
-			return nil
+	m.Reached(func(ctx context.Context, at string) error {
+		if s.reached.Load() || at == point && when() {
+			s.reached.Store(true) // and nothing else goes on here
+			<-ctx.Done()
+			return errors.New("killed")
 		}
-		s.reached.Store(true)
-		<-ctx.Done()
-		return errors.New("killed")
+		return nil
 	})
 	return s
 }
@@ -45,6 +49,16 @@ func (s *stop) kill(c *nodetest.Cluster, m *nodetest.Member) {
 func ended(c *nodetest.Cluster, id fsm.CeremonyID) *fsm.Ceremony {
 	c.T.Helper()
 	var row *fsm.Ceremony
+	defer func() {
+		if row != nil {
+			return
+		}
+		for _, m := range c.Members { // where it is stuck
+			if info, err := m.Ceremony(context.Background(), id); err == nil {
+				c.T.Logf("%s, leading %v: %s: %s %s: %+v", m.Name, m.Leads(), info.Kind, info.Doing, info.Trouble, info.Steps)
+			}
+		}
+	}()
 	c.Eventually("the ceremony ends", func() bool {
 		for _, m := range c.Members {
 			if m.Node != nil {

@@ -17,7 +17,8 @@ func (r *runner) dealOwn(ctx context.Context, view *fsm.View, sharing *fsm.Shari
 	dealt := r.room.dealtBy(r.id)
 	switch {
 	case recorded >= 0 && dealt != nil && !sameDealing(sharing.Dealings[recorded], dealt.Public()):
-		return ErrLost // what a process before this one dealt is recorded
+		r.room.dealsNoMore(r.id) // what a process before this one dealt is recorded
+		return ErrLost
 	case recorded >= 0 && dealt == nil && sharing.Status == fsm.SharingDealing:
 		return ErrLost
 	case recorded >= 0:
@@ -73,6 +74,24 @@ func (r *runner) draw(a *approved) (*dkek.SubShares, error) {
 	return dealt, nil
 }
 
+// hasDealt returns what this node dealt and the log has recorded, or says that it
+// has yet to deal, or has lost what it dealt.
+func (c *ceremonyRoom) hasDealt(view *fsm.View, a *approved) (*dkek.SubShares, error) {
+	dealt := c.dealtBy(a.open.Ceremony)
+	if row, ok := view.Sharing(a.open.Plan.Epoch, a.open.Plan.Attempt); ok {
+		for _, d := range row.Dealings {
+			switch {
+			case d.Dealer != c.node.id:
+			case dealt == nil || !sameDealing(d, dealt.Public()):
+				return nil, ErrLost
+			default:
+				return dealt, nil
+			}
+		}
+	}
+	return nil, &fsm.Error{Code: fsm.WrongState, Message: "this dealer has not dealt yet"}
+}
+
 // dealerPartial is this node's share of the source, scaled for the plan's
 // dealers. The plan must be a reshare of just the sharing that the share is of.
 func (c *ceremonyRoom) dealerPartial(a *approved) (*dkek.Secret, error) {
@@ -123,7 +142,7 @@ func (r *runner) collect(ctx context.Context, view *fsm.View, row *fsm.SharingRo
 		r.say("collecting sub-shares")
 		sub, err := r.fetchSub(ctx, view, a, &sharing.Dealings[i])
 		if err != nil {
-			return fmt.Errorf("node: sub-share of dealer %s: %w", r.node.nameOf(view, sharing.Dealings[i].Dealer), err)
+			return r.giveUp(fmt.Errorf("sub-share of dealer %s: %w", r.node.nameOf(view, sharing.Dealings[i].Dealer), err))
 		}
 		subs = append(subs, sub)
 		if err := r.room.at(ctx, "some sub-shares"); err != nil {
@@ -164,9 +183,9 @@ func (r *runner) fetchSub(ctx context.Context, view *fsm.View, a *approved, deal
 		return nil, err
 	}
 	if dealing.Dealer == me {
-		dealt := r.room.dealtBy(r.id)
-		if dealt == nil {
-			return nil, ErrLost
+		dealt, err := r.room.hasDealt(view, a)
+		if err != nil {
+			return nil, err
 		}
 		sealed, err := dealt.SealFor(me, key.Public(), info)
 		if err != nil {

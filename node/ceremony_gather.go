@@ -17,6 +17,7 @@ type gathering struct {
 	*dkek.Gather
 	sharing *dkek.Sharing
 	own     *dkek.Bundle // wiped with the gathering
+	liars   []string     // who sent what is not its share, and why it was refused
 }
 
 func (g *gathering) wipe() {
@@ -68,20 +69,19 @@ func (r *runner) gather(ctx context.Context, view *fsm.View, a *approved, sharin
 		return sorted(quorum), nil
 	}
 	if len(errs) > 0 {
-		return nil, r.giveUp(errs)
+		return nil, r.giveUp(errors.Join(errs...))
 	}
 	return sorted(wanted), nil
 }
 
-// giveUp ends the ceremony where a holder of a fixed quorum does not have what
-// it acknowledged: asking it again would bring the same.
-func (r *runner) giveUp(errs []error) error {
-	err := errors.Join(errs...)
+// giveUp ends the ceremony where somebody has sent, under its signature, what is
+// not what it committed to: asking again would bring the same.
+func (r *runner) giveUp(err error) error {
 	var refused *dkek.ShareError
 	if errors.As(err, &refused) {
 		return &failure{err.Error()}
 	}
-	return err
+	return fmt.Errorf("node: %w", err)
 }
 
 // candidates are the holders, this node first: its own share need not travel.
@@ -119,7 +119,11 @@ func (r *runner) gatherOne(ctx context.Context, view *fsm.View, a *approved, sha
 	if err != nil {
 		return err
 	}
-	return r.gathered.Add(holder, *sealed, info)
+	if err := r.gathered.Add(holder, *sealed, info); err != nil {
+		r.gathered.liars = append(r.gathered.liars, fmt.Sprintf("%s: %v", r.node.nameOf(view, holder), err))
+		return err
+	}
+	return nil
 }
 
 func sorted(ids []dkek.NodeID) []dkek.NodeID {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
@@ -30,7 +31,15 @@ func (r *runner) provision(ctx context.Context, view *fsm.View, row *fsm.Ceremon
 	if !r.done(row) {
 		return r.provisionOwn(ctx, view, a, row, state)
 	}
-	return r.close(ctx, fsm.OutcomeSuccess, "")
+	return r.close(ctx, fsm.OutcomeSuccess, r.refusals())
+}
+
+// refusals names the holders whose shares were refused on the way.
+func (r *runner) refusals() string {
+	if r.gathered == nil || len(r.gathered.liars) == 0 {
+		return ""
+	}
+	return "refused: " + strings.Join(r.gathered.liars, "; ")
 }
 
 // provisionOwn puts the DKEK into this node's device, unless it is there: then a

@@ -51,9 +51,9 @@ func signedRelease(transcript, sealed []byte) []byte {
 // answerDeal hands a dealer's sub-share to a new holder.
 func (c *ceremonyRoom) answerDeal(ctx context.Context, from *fsm.Member, request shareRequest) (shareAnswer, error) {
 	return c.release(ctx, from, request.Ceremony, fsm.ReleaseDeal, func(a *approved, key dkek.PublicKey, info []byte) (dkek.Sealed, error) {
-		dealt := c.dealtBy(request.Ceremony)
-		if dealt == nil {
-			return dkek.Sealed{}, ErrLost
+		dealt, err := c.hasDealt(c.node.view(), a)
+		if err != nil {
+			return dkek.Sealed{}, err
 		}
 		return dealt.SealFor(from.ID, key, info)
 	})
@@ -177,22 +177,12 @@ func (c *ceremonyRoom) mayRelease(view *fsm.View, from *fsm.Member, id fsm.Cerem
 	if purpose == fsm.ReleaseDeal && (a.open.Plan == nil || a.open.Plan.DealerIndex(c.node.id) < 0 || a.open.Plan.HolderIndex(from.ID) < 0) {
 		return nil, nil, &fsm.Error{Code: fsm.NotAllowed, Message: "this node deals nothing to the caller in this ceremony"}
 	}
-	if purpose == fsm.ReleaseDeal && c.dealtBy(id) == nil {
-		return nil, nil, c.nothingDealt(view, a)
-	}
-	return a, to, nil
-}
-
-// nothingDealt says whether this node has yet to deal, or has lost what it dealt.
-func (c *ceremonyRoom) nothingDealt(view *fsm.View, a *approved) error {
-	if row, ok := view.Sharing(a.open.Plan.Epoch, a.open.Plan.Attempt); ok {
-		for _, d := range row.Dealings {
-			if d.Dealer == c.node.id {
-				return ErrLost
-			}
+	if purpose == fsm.ReleaseDeal {
+		if _, err := c.hasDealt(view, a); err != nil {
+			return nil, nil, err
 		}
 	}
-	return &fsm.Error{Code: fsm.WrongState, Message: "this dealer has not dealt yet"}
+	return a, to, nil
 }
 
 // about is what the released share is of: the new plan for a sub-share, else the

@@ -106,8 +106,9 @@ func (r *runner) step(ctx context.Context) (over bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if r.node.now().UnixMilli() > row.Expires {
-		if !r.node.Leads() {
+	if late := r.node.now().UnixMilli() - row.Expires; late > 0 {
+		// The leader closes it; the others do where its own part hangs.
+		if !r.node.Leads() && late < expiryGrace.Milliseconds() {
 			return false, nil
 		}
 		return false, r.close(ctx, fsm.OutcomeExpired, "")
@@ -120,6 +121,9 @@ func (r *runner) step(ctx context.Context) (over bool, err error) {
 	case errors.Is(err, ErrLost) && r.mayGiveUp(row):
 		return false, r.close(ctx, fsm.OutcomeLost, "at "+r.node.config.Name)
 	}
+	if now, ok := r.node.view().Ceremony(r.id); ok && now.Outcome != fsm.OutcomeOpen {
+		return false, nil // it ended meanwhile
+	}
 	return false, err
 }
 
@@ -129,7 +133,7 @@ func (r *runner) act(ctx context.Context, view *fsm.View, row *fsm.Ceremony, ope
 	case row.Kind == fsm.CeremonyGovern:
 		return nil // its approval is its end; the pins follow
 	case slices.Contains(row.Recipients, r.node.id) && r.room.key(r.id) == nil && !r.done(row) && !r.ready(ctx, row, open):
-		return ErrLost
+		return r.lost(ctx)
 	case row.Approved == 0:
 		r.say("waiting for approvals")
 		return nil
@@ -137,6 +141,19 @@ func (r *runner) act(ctx context.Context, view *fsm.View, row *fsm.Ceremony, ope
 		return r.deal(ctx, view, row, open)
 	}
 	return r.provision(ctx, view, row, open)
+}
+
+// lost ends the ceremony for want of this node's key, unless what it is wanted
+// for has been done: a state that was just started may lag behind.
+func (r *runner) lost(ctx context.Context) error {
+	view, err := r.node.consistent(ctx)
+	if err != nil {
+		return err
+	}
+	if row, ok := view.Ceremony(r.id); !ok || row.Outcome != fsm.OutcomeOpen || r.done(row) {
+		return nil
+	}
+	return ErrLost
 }
 
 // done tells whether this node needs its key no more.
