@@ -62,6 +62,14 @@ func (c *Ceremony) Live(now int64) bool {
 	return c.Outcome == OutcomeOpen && c.Approved != 0 && now <= c.Expires
 }
 
+// forgettable tells whether the row may go. Whatever an operator signed stays
+// until it has expired, so that it is not opened once more or cited twice; the
+// rest goes sooner, since any member can open any number.
+func (c *Ceremony) forgettable(now int64) bool {
+	signed := c.Cited || len(c.Approvals) > 0 || len(c.Denials) > 0
+	return c.Outcome != OutcomeOpen && (!signed || c.Expires < now)
+}
+
 func (t *txn) openCeremonies() []*Ceremony {
 	var open []*Ceremony
 	for c := range t.Ceremonies() {

@@ -33,8 +33,7 @@ func (b *CeremonyOpen) apply(t *txn) (Value, *Error) {
 		return Value{}, err
 	}
 	t.put(next)
-	closed := func(r row) bool { c, ok := r.(*Ceremony); return ok && c.Outcome != OutcomeOpen && c.Expires < t.now }
-	t.trim(TableCeremonies, bySecond, MaxCeremonies, closed)
+	t.trim(TableCeremonies, bySecond, MaxCeremonies, func(r row) bool { return r.(*Ceremony).forgettable(t.now) })
 	t.audit("ceremony open", o.Ceremony.String(), o.Kind.String()+": "+o.Purpose)
 	epoch, _ := o.attempt()
 	return Value{Number: epoch}, nil

@@ -196,7 +196,7 @@ func TestClosedCeremoniesAreForgottenOnceExpired(t *testing.T) {
 	a := l.nodes[0]
 	for range fsm.MaxCeremonies + 5 {
 		o := l.drillFor(a)
-		l.self(a, l.openCommand(o, a))
+		l.openApproved(o)
 		l.self(a, l.close(o, a, fsm.OutcomeFailed))
 	}
 	if n := l.machine.State().Count(fsm.TableCeremonies); n <= fsm.MaxCeremonies {
@@ -208,6 +208,28 @@ func TestClosedCeremoniesAreForgottenOnceExpired(t *testing.T) {
 	if n := l.machine.State().Count(fsm.TableCeremonies); n != fsm.MaxCeremonies {
 		t.Errorf("%d ceremonies are remembered", n)
 	}
+}
+
+// Any member can open ceremonies and give them up. Without an operator's word
+// they must not fill the state.
+func TestCeremoniesThatNobodyApprovedAreForgotten(t *testing.T) {
+	if testing.Short() {
+		t.Skip("opens 1,000 ceremonies")
+	}
+	l := ready(t, 1)
+	a := l.nodes[0]
+	denied := l.drillFor(a)
+	l.self(a, l.openCommand(denied, a))
+	l.must(l.alice, a, &fsm.CeremonyDeny{Ceremony: denied.Ceremony, Denial: l.approval(denied, l.alice, fsm.DomainDeny)})
+	for range fsm.MaxCeremonies + 5 {
+		o := l.drillFor(a)
+		l.self(a, l.openCommand(o, a))
+		l.self(a, l.close(o, a, fsm.OutcomeFailed))
+	}
+	if n := l.machine.State().Count(fsm.TableCeremonies); n != fsm.MaxCeremonies {
+		t.Errorf("%d ceremonies are remembered", n)
+	}
+	l.refused(fsm.Exists, a, a, l.openCommand(denied, a))
 }
 
 func TestVersionsHaveAMaximum(t *testing.T) {
