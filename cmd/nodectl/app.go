@@ -89,7 +89,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 sealed or no quorum (try again).`,
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddCommand(
 		a.clusterCommand(), a.operatorCommand(), a.clientCommand(), a.dkekCommand(), a.ceremonyCommand(),
-		a.deviceCommand(), a.keyCommand(), a.randomCommand(), a.auditCommand(), a.runCommand(), a.demoCommand(), a.versionCommand(),
+		a.deviceCommand(), a.keyCommand(), a.randomCommand(), a.auditCommand(), a.runCommand(), a.devCommand(), a.demoCommand(), a.versionCommand(),
 	)
 	prepare(root)
 	return root

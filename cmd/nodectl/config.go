@@ -33,6 +33,7 @@ type config struct {
 	Socket     string
 	APICert    string
 	APICertKey string
+	PIDFile    string
 	LogLevel   string
 	LogFormat  string
 }
@@ -55,6 +56,7 @@ func (c *config) settings() []setting {
 		{"socket", "", "`PATH` of the unix socket; else socket in the data folder", &c.Socket},
 		{"api-cert", "", "PEM `FILE` of an ordinary server certificate for the API, for browsers and proxies", &c.APICert},
 		{"api-cert-key", "", "PEM `FILE` of its key", &c.APICertKey},
+		{"pid-file", "", "`FILE` that gets the number of the process while it runs", &c.PIDFile},
 		{"log-level", "info", "`LEVEL`: debug, info, warn or error", &c.LogLevel},
 		{"log-format", "text", "`FORMAT`: text or json", &c.LogFormat},
 	}

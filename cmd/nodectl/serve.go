@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"strconv"
 	"time"
 )
 
@@ -39,6 +41,11 @@ func (a *app) serve(ctx context.Context, cfg *config) error {
 		}
 		return hint("mend the configuration (nodectl run --check) or what it names, and start again", err)
 	}
+	release, err := writePID(cfg.PIDFile)
+	if err != nil {
+		return errors.Join(fmt.Errorf("pid-file: %w", err), n.Close(ctx))
+	}
+	defer release()
 	logger.Info("running", "name", cfg.Name, "listen", cfg.Listen, "socket", cfg.Socket)
 	state := "READY=1"
 	if sealed := n.Sealed(); sealed != nil {
@@ -66,4 +73,16 @@ func (a *app) serve(ctx context.Context, cfg *config) error {
 		return hint("see the log above; nodectl cluster status on another node says what the cluster thinks", fmt.Errorf("the node stopped by itself: %w", stopped))
 	}
 	return nil
+}
+
+// writePID writes the number of this process to a file, which the returned
+// function removes. Without a path it does nothing.
+func writePID(path string) (release func(), err error) {
+	if path == "" {
+		return func() {}, nil
+	}
+	if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
+		return nil, err
+	}
+	return func() { os.Remove(path) }, nil
 }
