@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/keycustodian/keycustodian/fsm"
@@ -36,8 +37,10 @@ type face struct {
 	metrics *metrics
 	words   words
 	counts  keyCounter
-	socket  *http.Server // nil: none
-	port    *http.Server // nil: sealed
+	// stranger is held while the newest state is asked for somebody unknown.
+	stranger sync.Mutex
+	socket   *http.Server // nil: none
+	port     *http.Server // nil: sealed
 }
 
 func newFace(n *Node) *face {
@@ -109,7 +112,7 @@ func (f *face) answer(w http.ResponseWriter, r *http.Request, who func(*http.Req
 	a := &asked{face: f, node: f.node, route: e.route, http: r, view: f.node.view()}
 	a.visitor = who(r, a.view)
 	var reply any
-	if err = a.admit(); err == nil {
+	if err = a.admit(ctx, who); err == nil {
 		if err = a.requestID(); err == nil {
 			reply, err = e.serve(ctx, w, a)
 		}

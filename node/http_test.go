@@ -380,4 +380,3 @@ func TestAClusterOverHTTP(t *testing.T) {
 		}
 	})
 }
-

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 
 	"github.com/keycustodian/keycustodian/dkek"
@@ -45,12 +47,17 @@ func whoOnSocket(*http.Request, *fsm.View) visitor {
 
 // admit refuses callers whose kind may not ask for this route at all, and
 // everything but health, status and secrets while the node is sealed.
-func (a *asked) admit() error {
+func (a *asked) admit(ctx context.Context, who func(*http.Request, *fsm.View) visitor) error {
 	if a.node.Sealed() != nil {
 		switch a.route.Name {
 		case api.HealthAlive, api.HealthReady, api.HealthState, api.OpenAPI, api.ClusterStatus, api.SecretSeal:
 		default:
 			return a.node.Sealed()
+		}
+	}
+	if a.visitor.role == api.Anyone && !a.route.May(api.Anyone) && a.visitor.fingerprint != (dkek.Fingerprint{}) {
+		if err := a.lookAgain(ctx, who); err != nil {
+			return err
 		}
 	}
 	switch {
@@ -64,6 +71,23 @@ func (a *asked) admit() error {
 	}
 	return &api.Error{Code: api.CodeForbidden, Message: "the key " + a.visitor.fingerprint.String() + " is nobody's here",
 		Hint: "an operator adds it with nodectl client add; a key that was removed does not come back"}
+}
+
+// lookAgain asks the newest state for a caller whom this node does not know: it
+// may have been started a moment ago and have yet to catch up. One caller at a
+// time: strangers cannot have a node ask its leader all day.
+func (a *asked) lookAgain(ctx context.Context, who func(*http.Request, *fsm.View) visitor) error {
+	if a.node.cluster.Load() == nil || !a.face.stranger.TryLock() {
+		return nil
+	}
+	defer a.face.stranger.Unlock()
+	if err := a.look(ctx); err != nil {
+		return err
+	}
+	if a.visitor = who(a.http, a.view); a.visitor.role == api.Anyone && !a.fresh {
+		return fmt.Errorf("%w: this node has yet to catch up, and does not know the key %s", ErrNoLeader, a.visitor.fingerprint)
+	}
+	return nil
 }
 
 func mayHint(route api.Route) string {

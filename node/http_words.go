@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -12,7 +13,7 @@ import (
 )
 
 const (
-	wordFor      = 2 * time.Second // a word younger than this is not asked for again
+	wordFor      = 300 * time.Millisecond // a word younger than this is not asked for again
 	wordPatience = time.Second
 )
 
@@ -81,11 +82,18 @@ func (f *face) askMembers(ctx context.Context, view *fsm.View) {
 			asking.Go(func() {
 				var w word
 				err := f.node.call(ctx, id, "node.word", struct{}{}, &w)
-				f.words.note(id, w, err == nil)
+				f.words.note(id, w, err == nil || answered(err))
 			})
 		}
 	}
 	asking.Wait()
+}
+
+// answered tells whether an error is a member's answer: one that has yet to catch
+// up knows nobody.
+func answered(err error) bool {
+	var said *peerError
+	return errors.As(err, &said)
 }
 
 func (w *words) old(id dkek.NodeID) bool {

@@ -51,6 +51,8 @@ func (f *face) cluster(view *fsm.View) api.Cluster {
 	c := api.Cluster{Members: []api.Endpoint{}}
 	if row, ok := view.Cluster(); ok {
 		c.ID, c.Name, c.Incarnation = row.ID.String(), row.Name, row.Incarnation
+	} else if id := f.node.Cluster(); id != (dkek.ClusterID{}) {
+		c.ID = id.String() // the state has yet to arrive
 	}
 	for m := range view.Members() {
 		c.Members = append(c.Members, api.Endpoint{ID: m.ID.String(), Name: m.Name, Address: f.addressOf(m), Fingerprint: m.Fingerprint.String()})

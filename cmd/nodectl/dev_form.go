@@ -106,8 +106,7 @@ func (d *dev) inCluster(n *devNode) (bool, error) {
 	if err := json.Unmarshal([]byte(out), &status); err != nil {
 		return false, err
 	}
-	// A node that was let in and has not caught up knows its cluster only.
-	return status.Cluster.ID != "" || status.Node.Applied > 0, nil
+	return status.Cluster.ID != "", nil
 }
 
 func (d *dev) status() (status api.Status, err error) {
