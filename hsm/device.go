@@ -42,6 +42,10 @@ type Token struct {
 	// Weakness says why this device protects less than it could, in words for
 	// status ("one disk is the DKEK"); empty where there is nothing to say.
 	Weakness string
+	// Reseal makes what seals this device, or gives its PINs, follow from the
+	// host's next seal secret in place of its present one: whole or not at all,
+	// and harmless when repeated. Nil: nothing here depends on that secret.
+	Reseal func(ctx context.Context, present, next *Secret) error
 }
 
 // Slot names the place of one key in a device, 1 to Info.Slots. The host

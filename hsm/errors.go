@@ -28,6 +28,9 @@ var (
 	ErrGone           = errors.New("device is gone")
 	ErrInUse          = errors.New("device is in use by another process")
 	ErrStorage        = errors.New("device storage failed")
+	// ErrNoSecret: the device cannot be opened because a secret that it needs
+	// cannot be had now. It may be there later.
+	ErrNoSecret = errors.New("a secret of the device is missing")
 )
 
 // Error is a failed operation of a device of which the outcome is known: it was
