@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/keycustodian/keycustodian/hsm"
+	"github.com/keycustodian/keycustodian/internal/secret"
 )
 
 // unsure is a change that was made and may not be durable: not an *hsm.Error.
@@ -56,11 +57,16 @@ func (d *Device) sync(ctx context.Context, op string) error {
 // rewrite replaces the file by one that holds only this state and these keys.
 // Callers hold mu. It is durable after a sync.
 func (d *Device) rewrite(s state, entries map[hsm.Slot]*entry) error {
+	return d.rewriteIn(d.log.box, s, entries)
+}
+
+// rewriteIn is rewrite into another box, which is the log's from then on.
+func (d *Device) rewriteIn(box *secret.Box, s state, entries map[hsm.Slot]*entry) error {
 	live := make([]*entry, 0, len(entries))
 	for _, e := range entries {
 		live = append(live, e)
 	}
-	places, err := d.log.rewrite(1+len(live), func(i int) ([]byte, error) {
+	places, err := d.log.rewrite(box, 1+len(live), func(i int) ([]byte, error) {
 		if i == 0 {
 			return s.encode(), nil
 		}

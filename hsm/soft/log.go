@@ -165,12 +165,12 @@ func (l *log) fly() {
 	close(f.done)
 }
 
-// rewrite replaces the file by a new one that holds only these records, and
-// returns their places. What it writes needs a sync to be durable.
-func (l *log) rewrite(records int, record func(i int) ([]byte, error)) ([]place, error) {
+// rewrite replaces the file by a new one that holds only these records, sealed
+// in box, and returns their places. What it writes needs a sync to be durable.
+func (l *log) rewrite(box *secret.Box, records int, record func(i int) ([]byte, error)) ([]place, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	fresh := &log{box: l.box}
+	fresh := &log{box: box}
 	copy(fresh.header[:], magic)
 	rand.Read(fresh.header[len(magic):])
 	fresh.end = int64(headerSize)
@@ -205,11 +205,32 @@ func (l *log) rewrite(records int, record func(i int) ([]byte, error)) ([]place,
 	if err != nil {
 		return nil, err
 	}
-	l.header, l.next, l.end, l.mark = fresh.header, fresh.next, fresh.end, fresh.end
+	l.box, l.header, l.next, l.end, l.mark = box, fresh.header, fresh.next, fresh.end, fresh.end
 	l.file++
 	l.changes++ // the replacement itself
 	l.suspect = false
 	return places, nil
+}
+
+// sealedIn reports whether box opens the first record, which every file has.
+func (l *log) sealedIn(box *secret.Box) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var frame [frameSize]byte
+	if _, err := l.media.ReadAt(frame[:], int64(headerSize)); err != nil {
+		return false, err
+	}
+	length := binary.BigEndian.Uint32(frame[8:])
+	if length > maxSealed {
+		return false, errRecord
+	}
+	sealed := make([]byte, length)
+	if _, err := l.media.ReadAt(sealed, int64(headerSize)+frameSize); err != nil {
+		return false, err
+	}
+	plain, err := box.Open(sealed, l.context(0))
+	secret.Wipe(plain)
+	return err == nil, nil
 }
 
 // close makes the last records durable, says so in the file, and lets go.

@@ -168,7 +168,7 @@ func TestReplayRefusesWhatNoDeviceWrites(t *testing.T) {
 		"a slot beyond all":    {state, keyRecord{slot: MaxSlots + 1, keyType: hsm.AES128, private: make([]byte, 16)}.encode()},
 	} {
 		l := &log{box: testBox, media: &memory{}}
-		if _, err := l.rewrite(len(records), func(i int) ([]byte, error) { return bytes.Clone(records[i]), nil }); err != nil {
+		if _, err := l.rewrite(l.box, len(records), func(i int) ([]byte, error) { return bytes.Clone(records[i]), nil }); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := load(l.media.(*memory).data); err == nil {
@@ -182,7 +182,7 @@ func TestReplayRefusesWhatNoDeviceWrites(t *testing.T) {
 func TestCutRecordsDoNotComeBack(t *testing.T) {
 	disk := &testDisk{}
 	l := &log{box: testBox, media: disk}
-	_, err := l.rewrite(1, func(int) ([]byte, error) { return []byte("first"), nil })
+	_, err := l.rewrite(l.box, 1, func(int) ([]byte, error) { return []byte("first"), nil })
 	ok(t, err)
 	ok(t, l.sync(t.Context()))
 	at, err := l.append([]byte("torn "))
