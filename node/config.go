@@ -44,7 +44,7 @@ type Config struct {
 	Device hsm.Token
 	// OpenDevice, where Device is empty, opens it once the node has its seal
 	// secret, which it may hand to a software device.
-	OpenDevice func(ctx context.Context, seal hsm.Source) (hsm.Token, error)
+	OpenDevice func(ctx context.Context, seal *hsm.Secret) (hsm.Token, error)
 	// Seal fetches the seal secret (32 bytes raw, or 64 hexadecimal digits). Keep it off the
 	// disk that holds Dir. A node that cannot get it starts sealed.
 	Seal hsm.Source

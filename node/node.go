@@ -188,7 +188,7 @@ func (n *Node) openDevice(ctx context.Context) (err error) {
 	if n.config.Device.Device != nil {
 		return nil
 	}
-	if n.config.Device, err = n.config.OpenDevice(ctx, secret.Fixed(n.seal)); err != nil {
+	if n.config.Device, err = n.config.OpenDevice(ctx, n.seal); err != nil {
 		return fmt.Errorf("node: device: %w", err)
 	}
 	return nil

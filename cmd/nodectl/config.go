@@ -51,7 +51,7 @@ func (c *config) settings() []setting {
 		{"listen", ":7400", "`ADDRESS` to listen on, for nodes and the API", &c.Listen},
 		{"advertise", "", "`HOST:PORT` at which other nodes reach this one; else from listen", &c.Advertise},
 		{"api-listen", "", "`ADDRESS` of an API listener of its own; else the API shares listen", &c.APIListen},
-		{"device", "", "device `URI`; else soft: in the data folder", &c.Device},
+		{"device", "", "device `URI`; else soft: in the data folder, under the seal secret of the node", &c.Device},
 		{"seal-source", "prompt", "where the 256-bit seal secret comes from: `SOURCE` is file:PATH, credential:NAME, fd:N or prompt (wait for device enter seal)", &c.SealSource},
 		{"socket", "", "`PATH` of the unix socket; else socket in the data folder", &c.Socket},
 		{"api-cert", "", "PEM `FILE` of an ordinary server certificate for the API, for browsers and proxies", &c.APICert},
@@ -159,11 +159,7 @@ func (c *config) validate() error {
 		c.Socket = filepath.Join(c.Dir, "socket")
 	}
 	if c.Device == "" {
-		if strings.HasPrefix(c.SealSource, "fd:") {
-			return hint("name the device with a seal-source of its own", usage("a descriptor can be read once, and the default device and the node both want the seal secret"))
-		}
-		path := (&url.URL{Path: filepath.Join(c.Dir, "device")}).EscapedPath()
-		c.Device = "soft:" + path + "?" + url.Values{"seal-source": {c.SealSource}}.Encode()
+		c.Device = "soft:" + (&url.URL{Path: filepath.Join(c.Dir, "device")}).EscapedPath()
 	}
 	if _, err := secret.ParseSource(c.SealSource, "seal-source"); err != nil {
 		return &usageError{err: err}

@@ -41,7 +41,7 @@ func start(ctx context.Context, cfg *config, logger *slog.Logger) (daemon, error
 	if c.Seal, err = cfg.seal(); err != nil {
 		return nil, err
 	}
-	c.OpenDevice = func(ctx context.Context, seal hsm.Source) (hsm.Token, error) {
+	c.OpenDevice = func(ctx context.Context, seal *hsm.Secret) (hsm.Token, error) {
 		token, err := drivers.OpenWith(ctx, cfg.Device, seal)
 		if err != nil {
 			return token, deviceTrouble(cfg, err)

@@ -1,6 +1,7 @@
 // Package drivers opens devices by URI.
 //
-// Use [Open]; print a URI only through [Redact].
+// Use [Open], or [OpenWith] where the host has a seal secret of its own; print a
+// URI only through [Redact].
 //
 //	soft:/var/lib/keycustodian/device?seal-source=file:/run/credentials/seal
 //	soft:/var/lib/keycustodian        a folder: the file "device" in it
@@ -13,7 +14,8 @@
 // A software device needs PINs like a card. Where no source is named they are
 // derived from the seal secret, so that the host always logs in the same way.
 //
-// Guaranteed: no error repeats a parameter's value. Not guaranteed: that the
+// Guaranteed: no error repeats a parameter's value; one that is hsm.ErrNoSecret
+// means that a source has nothing now, and that asking later may do. Not guaranteed: that the
 // device is initialised; ask its Info.
 //
 //	token, err := drivers.Open(ctx, "soft:/var/lib/keycustodian/device?seal-source=credential:seal")
@@ -37,14 +39,20 @@ import (
 // ErrNoHardware means that this binary has no driver for hardware.
 var ErrNoHardware = errors.New("this binary was built without hardware drivers: build with -tags pkcs11")
 
-// Open opens the device that a URI names. The caller closes it.
-func Open(ctx context.Context, uri string) (hsm.Token, error) {
-	return OpenWith(ctx, uri, nil)
+// Open opens the device that a URI names. The caller closes it. A software
+// device without a seal-source gets a secret of its own in a file beside it.
+func Open(ctx context.Context, uri string) (hsm.Token, error) { return openURI(ctx, uri, nil) }
+
+// OpenWith is Open for a host with a 32-byte seal secret, which also seals a
+// software device whose URI names no seal-source: one secret for both, that lies
+// on no data disk. The caller keeps and wipes it. Where the host changes it, the
+// token's Reseal takes the device along. A device that Open has made keeps the
+// secret beside it.
+func OpenWith(ctx context.Context, uri string, seal *hsm.Secret) (hsm.Token, error) {
+	return openURI(ctx, uri, seal)
 }
 
-// OpenWith is Open for a host that has a seal secret at hand: a software device
-// whose seal-source is prompt is sealed by that one, and nobody is asked.
-func OpenWith(ctx context.Context, uri string, seal hsm.Source) (hsm.Token, error) {
+func openURI(ctx context.Context, uri string, seal *hsm.Secret) (hsm.Token, error) {
 	if err := ctx.Err(); err != nil {
 		return hsm.Token{}, err
 	}

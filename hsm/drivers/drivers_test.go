@@ -1,6 +1,7 @@
 package drivers_test
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"os"
@@ -130,6 +131,100 @@ func TestSources(t *testing.T) {
 	token = open(t, uri)
 	login(t, token)
 	hasKey(t, token)
+}
+
+func openWith(t *testing.T, uri string, seal *hsm.Secret) hsm.Token {
+	t.Helper()
+	token, err := drivers.OpenWith(t.Context(), uri, seal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { token.Close() })
+	return token
+}
+
+func sealOf(b byte) *hsm.Secret { return hsm.NewSecret(bytes.Repeat([]byte{b}, 32)) }
+
+// The host's seal secret seals the device too, lies nowhere beside it, and takes
+// the device and its PINs along when it changes.
+func TestHostsSeal(t *testing.T) {
+	folder := t.TempDir()
+	uri := "soft:" + folder
+	token := openWith(t, uri, sealOf(1))
+	if token.Weakness != "" {
+		t.Errorf("weakness %q", token.Weakness)
+	}
+	enrol(t, token)
+	for range 2 { // the repetition is harmless
+		must(t, token.Reseal(t.Context(), sealOf(1), sealOf(2)))
+		login(t, token)
+	}
+	must(t, token.Close())
+	if entries, _ := os.ReadDir(folder); len(entries) != 2 { // the device and its lock
+		t.Errorf("%v lie in the folder", entries)
+	}
+	if _, err := drivers.OpenWith(t.Context(), uri, sealOf(1)); !errors.Is(err, hsm.ErrStorage) {
+		t.Errorf("under the former secret: %v", err)
+	}
+	token = openWith(t, uri, sealOf(2))
+	login(t, token)
+	hasKey(t, token)
+	soPIN, err := token.SOPIN(t.Context())
+	must(t, err)
+	pin, err := token.PIN(t.Context())
+	must(t, err)
+	must(t, token.UnblockPIN(t.Context(), soPIN, pin))
+
+	// Killed before its Reseal, a device is opened under the former secret and
+	// taken along later.
+	must(t, token.Reseal(t.Context(), sealOf(2), sealOf(3)))
+	login(t, token)
+	hasKey(t, token)
+}
+
+// A device with a source of its own is left alone; if that gives the same
+// secret, nobody can know whether it changes too.
+func TestOwnSealSource(t *testing.T) {
+	folder, elsewhere := t.TempDir(), t.TempDir()
+	write(t, elsewhere+"/seal", strings.Repeat("05", 32))
+	uri := "soft:" + folder + "?seal-source=file:" + elsewhere + "/seal"
+	token := openWith(t, uri, sealOf(1))
+	enrol(t, token)
+	must(t, token.Reseal(t.Context(), sealOf(1), sealOf(2)))
+	if err := token.Reseal(t.Context(), sealOf(5), sealOf(2)); err == nil || !strings.Contains(err.Error(), "seal-source") {
+		t.Errorf("the same secret from two sources: %v", err)
+	}
+	must(t, token.Close())
+	token = open(t, uri)
+	login(t, token)
+
+	folder = t.TempDir()
+	beside := open(t, "soft:"+folder)
+	enrol(t, beside)
+	must(t, beside.Close())
+	beside = openWith(t, "soft:"+folder, sealOf(1))
+	login(t, beside)
+	if beside.Reseal != nil || beside.Weakness == "" {
+		t.Error("a device whose secret lies beside it depends on its host's")
+	}
+}
+
+// What a source cannot give now may be there later; the rest stays wrong.
+func TestNoSecret(t *testing.T) {
+	folder := t.TempDir()
+	uri := "soft:" + folder + "?seal-source=file:" + folder + "/seal&pin-source=file:" + folder + "/pin"
+	if _, err := drivers.Open(t.Context(), uri); !errors.Is(err, hsm.ErrNoSecret) {
+		t.Errorf("no seal secret yet: %v", err)
+	}
+	write(t, folder+"/seal", "short")
+	if _, err := drivers.Open(t.Context(), uri); err == nil || errors.Is(err, hsm.ErrNoSecret) {
+		t.Errorf("a seal secret that is none: %v", err)
+	}
+	write(t, folder+"/seal", strings.Repeat("5a", 32))
+	token := open(t, uri)
+	if _, err := token.PIN(t.Context()); !errors.Is(err, hsm.ErrNoSecret) {
+		t.Errorf("no PIN yet: %v", err)
+	}
 }
 
 func TestMemory(t *testing.T) {

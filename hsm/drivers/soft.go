@@ -2,8 +2,6 @@ package drivers
 
 import (
 	"context"
-	"crypto/hkdf"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -24,7 +22,9 @@ const (
 	inMemory   = "the device is gone with this process: it is in memory only"
 )
 
-func openSoft(ctx context.Context, rest string, atHand hsm.Source) (hsm.Token, error) {
+// openSoft opens a software device; host is the seal secret of a host that has
+// one, or nil.
+func openSoft(ctx context.Context, rest string, host *secret.Bytes) (hsm.Token, error) {
 	path, values, err := parse(rest, "memory", "pin-source", "seal-source", "slots", "so-pin-source")
 	if err != nil {
 		return hsm.Token{}, err
@@ -42,8 +42,9 @@ func openSoft(ctx context.Context, rest string, atHand hsm.Source) (hsm.Token, e
 	if token.SOPIN, err = given(values["so-pin-source"], "SO-PIN"); err != nil {
 		return hsm.Token{}, err
 	}
+	from, hosts := values["seal-source"], false // sealed under the host's secret
 	if value, found := values["memory"]; found {
-		if path != "" || value != "" || values["seal-source"] != "" {
+		if path != "" || value != "" || from != "" {
 			return hsm.Token{}, errors.New("a device in memory has no path, no seal-source and no value: soft:?memory")
 		}
 		seal, token.Weakness = secret.Random(secret.KeySize), inMemory
@@ -52,15 +53,22 @@ func openSoft(ctx context.Context, rest string, atHand hsm.Source) (hsm.Token, e
 			return hsm.Token{}, errors.New("a path is needed, as in soft:/var/lib/keycustodian/device")
 		}
 		options.Path = inFolder(path)
-		if seal, err = sealOf(ctx, options.Path, values["seal-source"], atHand); err != nil {
-			return hsm.Token{}, err
-		}
-		if values["seal-source"] == "" {
-			token.Weakness = sealBeside
+		_, err := os.Stat(besideOf(options.Path))
+		switch hosts = from == "" && host != nil && errors.Is(err, fs.ErrNotExist); {
+		case hosts:
+			seal = host.Clone()
+		default:
+			if from == "" {
+				token.Weakness = sealBeside
+			}
+			if seal, err = sealOf(ctx, options.Path, from); err != nil {
+				return hsm.Token{}, err
+			}
 		}
 	}
 	defer seal.Wipe()
-	if err := derivePINs(&token, seal); err != nil {
+	pins, err := derivePINs(&token, seal)
+	if err != nil {
 		return hsm.Token{}, err
 	}
 	if options.Path == "" {
@@ -68,9 +76,18 @@ func openSoft(ctx context.Context, rest string, atHand hsm.Source) (hsm.Token, e
 		return token, nil
 	}
 	options.Seal = seal
-	token.Device, err = soft.Open(options)
+	device, err := soft.Open(options)
 	if err != nil {
 		return hsm.Token{}, err // not a Token that holds a nil *soft.Device
+	}
+	token.Device = device
+	switch {
+	case from != "":
+		token.Reseal = func(_ context.Context, present, _ *secret.Bytes) error { return keepApart(device, present) }
+	case hosts:
+		token.Reseal = func(ctx context.Context, present, next *secret.Bytes) error {
+			return pins.reseal(ctx, device, present, next)
+		}
 	}
 	return token, nil
 }
@@ -84,25 +101,25 @@ func inFolder(path string) string {
 	return path
 }
 
+// besideOf is where the seal secret of a device without a source lies.
+func besideOf(path string) string { return path + ".seal" }
+
 // sealOf fetches the seal secret from its source, or from the file beside the
 // device, which it makes for a device that does not exist yet.
-func sealOf(ctx context.Context, path, from string, atHand hsm.Source) (*secret.Bytes, error) {
+func sealOf(ctx context.Context, path, from string) (*secret.Bytes, error) {
 	const what = "seal secret"
-	if from == "prompt" && atHand != nil {
-		return secret.Key(ctx, atHand, what)
-	}
 	if from != "" {
-		source, err := secret.ParseSource(from, what)
+		source, err := given(from, what)
 		if err != nil {
 			return nil, err
 		}
 		return secret.Key(ctx, source, what)
 	}
-	beside := path + ".seal"
+	beside := besideOf(path)
 	_, err := os.Stat(beside)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(path); err == nil {
-			return nil, fmt.Errorf("%s is there but its seal secret %s is not: put that file back or name the secret by seal-source; if it is lost, delete the device file and replace this device, its keys come back from the cluster", path, beside)
+			return nil, fmt.Errorf("%w: %s is there but its seal secret %s is not: put that file back or name the secret by seal-source; if it is lost, delete the device file and replace this device, its keys come back from the cluster", hsm.ErrNoSecret, path, beside)
 		}
 		err = makeSeal(beside)
 	}
@@ -143,52 +160,21 @@ func makeSeal(path string) error {
 	return secret.SyncFolder(filepath.Dir(path))
 }
 
-// given parses the source of a PIN; nil where there is none.
+// given parses a source; nil where there is none. What it cannot fetch is
+// hsm.ErrNoSecret.
 func given(from, what string) (secret.Source, error) {
 	if from == "" {
 		return nil, nil
 	}
-	return secret.ParseSource(from, what)
-}
-
-// derivePINs fills in the PINs that have no source.
-func derivePINs(token *hsm.Token, seal *secret.Bytes) (err error) {
-	if token.PIN == nil {
-		if token.PIN, err = derived(seal, "PIN", userPIN); err != nil {
-			return err
-		}
-	}
-	if token.SOPIN == nil {
-		token.SOPIN, err = derived(seal, "SO-PIN", soPIN)
-	}
-	return err
-}
-
-func derived(seal *secret.Bytes, what string, form func(key []byte) []byte) (secret.Source, error) {
-	var pin *secret.Bytes
-	var err error
-	seal.With(func(p []byte) {
-		var key []byte
-		if key, err = hkdf.Key(sha256.New, p, nil, "keycustodian v1 soft device "+what, 32); err == nil {
-			pin = secret.Take(form(key))
-			secret.Wipe(key)
-		}
-	})
+	source, err := secret.ParseSource(from, what)
 	if err != nil {
 		return nil, err
 	}
-	return secret.Fixed(pin), nil
+	return func(ctx context.Context) (*secret.Bytes, error) {
+		fetched, err := source(ctx)
+		if err != nil && ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", hsm.ErrNoSecret, err)
+		}
+		return fetched, err
+	}, nil
 }
-
-// userPIN makes 15 digits, the longest PIN. That ten does not divide 256 costs
-// less than a bit.
-func userPIN(key []byte) []byte {
-	pin := make([]byte, 15)
-	for i := range pin {
-		pin[i] = '0' + key[i]%10
-	}
-	return pin
-}
-
-// soPIN makes 16 hexadecimal digits.
-func soPIN(key []byte) []byte { return hex.AppendEncode(nil, key[:8]) }
