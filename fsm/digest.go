@@ -30,8 +30,14 @@ func (s *sum) sub(h dkek.Hash) {
 
 const rowDomain = "keycustodian v1 row\x00"
 
-// hashRow is SHA-256(rowDomain, table, CBOR of the row).
+// hashRow is SHA-256(rowDomain, table, CBOR of the row), of a request without its
+// Message: builds that word a refusal differently have the same state.
 func hashRow(r row) (dkek.Hash, error) {
+	if q, ok := r.(*request); ok && q.Message != "" {
+		wordless := *q
+		wordless.Message = ""
+		r = &wordless
+	}
 	enc, _ := modes()
 	buffer := bytes.NewBuffer(make([]byte, 0, 512))
 	buffer.WriteString(rowDomain)

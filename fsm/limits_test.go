@@ -55,6 +55,23 @@ func TestRefusalsAreRememberedToo(t *testing.T) {
 	}
 }
 
+// Two builds that word a refusal differently are not different states.
+func TestRefusalsWordsAreNoState(t *testing.T) {
+	row := fsm.RequestRow{ID: fsm.RequestID{1}, Index: 7, Code: fsm.Conflict, Message: "one way"}
+	one, err := fsm.HashRow(&row)
+	if err != nil {
+		t.Fatal(err)
+	}
+	row.Message = "another way to say so"
+	if other, _ := fsm.HashRow(&row); other != one {
+		t.Error("the words of a refusal are part of the state's digest")
+	}
+	row.Code = fsm.NotFound
+	if other, _ := fsm.HashRow(&row); other == one {
+		t.Error("the code of a refusal is not part of the state's digest")
+	}
+}
+
 // The newest requests are remembered by their place in the log. A key's row
 // remembers its own for life.
 func TestOldRequestsAreForgotten(t *testing.T) {
