@@ -37,6 +37,9 @@ func (r *runner) dealOwn(ctx context.Context, view *fsm.View, sharing *fsm.Shari
 	if err := r.room.at(ctx, "dealt"); err != nil {
 		return err
 	}
+	if dealt = r.room.dealtBy(r.id); dealt == nil {
+		return ErrLost
+	}
 	signed, err := fsm.SignStatement(r.node.key, fsm.DomainDealing, &fsm.DealingStatement{
 		Cluster: r.node.Cluster(), Ceremony: r.id, Plan: a.open.Plan.Hash(), Dealing: dealt.Public(),
 	})

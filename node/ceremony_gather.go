@@ -120,7 +120,9 @@ func (r *runner) gatherOne(ctx context.Context, view *fsm.View, a *approved, sha
 		return err
 	}
 	if err := r.gathered.Add(holder, *sealed, info); err != nil {
-		r.gathered.liars = append(r.gathered.liars, fmt.Sprintf("%s: %v", r.node.nameOf(view, holder), err))
+		if liar := fmt.Sprintf("%s: %v", r.node.nameOf(view, holder), err); !slices.Contains(r.gathered.liars, liar) {
+			r.gathered.liars = append(r.gathered.liars, liar)
+		}
 		return err
 	}
 	return nil

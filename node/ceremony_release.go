@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -220,6 +221,13 @@ func (c *ceremonyRoom) sourceShare(view *fsm.View, a *approved) (*dkek.Bundle, *
 	return bundle, sharing, err
 }
 
+// answered tells whether an error is what the other node said.
+func answered(err error) bool {
+	var refused *fsm.Error
+	var said *peerError
+	return errors.As(err, &refused) || errors.As(err, &said)
+}
+
 // askForShare asks a dealer or holder for what it is to release, and checks that
 // the answer comes from the key that the plan names.
 func (n *Node) askForShare(ctx context.Context, view *fsm.View, method string, a *approved, holder dkek.Holder, transcript []byte) (*dkek.Sealed, error) {
@@ -227,10 +235,14 @@ func (n *Node) askForShare(ctx context.Context, view *fsm.View, method string, a
 	if !ok || fsm.FingerprintOf(member.Public) != holder.Fingerprint {
 		return nil, fmt.Errorf("node: holder %v is not a member with the key of the plan", holder.Node)
 	}
-	ctx, cancel := context.WithTimeout(ctx, stepPatience)
-	defer cancel()
 	var answer shareAnswer
-	if err := n.call(ctx, holder.Node, method, shareRequest{Ceremony: a.open.Ceremony}, &answer); err != nil {
+	request := shareRequest{Ceremony: a.open.Ceremony}
+	err := n.ceremonies.ask(ctx, holder.Node, method, request, &answer)
+	if err != nil && !answered(err) {
+		// A connection from before a restart: the next one is new.
+		err = n.ceremonies.ask(ctx, holder.Node, method, request, &answer)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := fsm.VerifyMessage(member.Public, fsm.DomainRelease, signedRelease(transcript, answer.Sealed), answer.Signature); err != nil {

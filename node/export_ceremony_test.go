@@ -2,10 +2,12 @@ package node
 
 import (
 	"context"
+	"crypto"
 	"strings"
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/internal/secret"
 )
 
 // Reached sets what is told at the instants of the crash table.
@@ -59,11 +61,75 @@ func (m *memoryFiles) names() []string {
 	return names
 }
 
-// ApprovedFor runs a holder's whole check on a state of the test's making.
-func (n *Node) ApprovedFor(view *fsm.View, from *fsm.Member, id fsm.CeremonyID, purpose fsm.ReleasePurpose) error {
-	_, _, err := n.ceremonies.mayRelease(view, from, id, purpose)
-	return err
-}
-
 // ShareFile is the name of a share's file.
 func ShareFile(epoch, attempt uint64) string { return sharingName{epoch, attempt}.file() }
+
+// DealWrongly makes what this node deals in a ceremony a random secret's, in
+// place of its share's.
+func (n *Node) DealWrongly() error {
+	for row := range n.view().Ceremonies() {
+		open, err := fsm.ParseOpen(row.Open)
+		if err != nil || row.Outcome != fsm.OutcomeOpen || open.Plan == nil {
+			continue
+		}
+		wrong, err := dkek.Deal(open.Plan, n.id, secret.Random(dkek.Size))
+		if err != nil {
+			return err
+		}
+		n.ceremonies.mu.Lock()
+		n.ceremonies.dealt[row.ID] = wrong
+		n.ceremonies.mu.Unlock()
+	}
+	return nil
+}
+
+// Lie has the node answer those who ask for its share with something else: its
+// honest answer, changed and signed anew.
+func (n *Node) Lie(change func(sealed []byte) []byte) {
+	handle(n, methodRelease, func(ctx context.Context, from *fsm.Member, q shareRequest) (shareAnswer, error) {
+		answer, err := n.ceremonies.answerRelease(ctx, from, q)
+		if err != nil {
+			return answer, err
+		}
+		a, err := n.ceremonies.approved(n.view(), q.Ceremony)
+		if err != nil {
+			return answer, err
+		}
+		about, err := n.ceremonies.about(n.view(), a, fsm.ReleaseGather)
+		if err != nil {
+			return answer, err
+		}
+		info, err := a.transcript(fsm.ReleaseGather, n.id, from.ID, about)
+		if err != nil {
+			return answer, err
+		}
+		answer.Sealed = change(answer.Sealed)
+		answer.Signature, err = fsm.SignMessage(n.key, fsm.DomainRelease, signedRelease(info, answer.Sealed))
+		return answer, err
+	})
+}
+
+// RecipientEntry is an entry for an Open with a key of the test's making, signed
+// by this node.
+func (n *Node) RecipientEntry(o *fsm.Open) (fsm.Signed, error) {
+	key, err := dkek.NewRecipientKey(dkek.Hybrid())
+	if err != nil {
+		return fsm.Signed{}, err
+	}
+	return fsm.SignStatement(n.key, fsm.DomainRecipient, &fsm.RecipientStatement{
+		Cluster: o.Cluster, Incarnation: o.Incarnation, Ceremony: o.Ceremony, Epoch: o.Source.Epoch, Attempt: o.Source.Attempt,
+		Node: dkek.Holder{Node: n.id, Fingerprint: n.fingerprint}, Public: n.spki, DeviceKind: "soft", DeviceSerial: "forged", Key: key.Public(),
+	})
+}
+
+// Signer is the node's own key.
+func (n *Node) Signer() crypto.Signer { return n.key }
+
+// LookAtShares has the node look after its shares.
+func (n *Node) LookAtShares() { n.shares.look() }
+
+// SharesLookedAt does the same at once and waits for it.
+func (n *Node) SharesLookedAt() bool {
+	n.shares.clear(n.ctx, n.view())
+	return true
+}
