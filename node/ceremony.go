@@ -13,13 +13,14 @@ import (
 )
 
 const (
-	ceremonyTick   = time.Second      // how often an open ceremony is looked at, beside every change
-	maxStepPause   = 30 * time.Second // between tries of a step that fails
-	stepPatience   = 10 * time.Second // for one question to one node
-	preparedFor    = 10 * time.Minute // how long an entry waits for its Open
-	maxPrepared    = 64               // entries that wait for their Open
-	expiryGrace    = 30 * time.Second // that others than the leader leave it to close what expired
-	defaultOpenFor = time.Hour
+	ceremonyTick    = time.Second      // how often an open ceremony is looked at, beside every change
+	maxStepPause    = 30 * time.Second // between tries of a step that fails
+	stepPatience    = 10 * time.Second // for one question to one node
+	catchUpPatience = 2 * time.Second  // for a holder's state to come as far as the recipient's
+	preparedFor     = 10 * time.Minute // how long an entry waits for its Open
+	maxPrepared     = 64               // entries that wait for their Open
+	expiryGrace     = 30 * time.Second // that others than the leader leave it to close what expired
+	defaultOpenFor  = time.Hour
 )
 
 // ceremonyRoom opens ceremonies, runs this node's part of each, and checks what

@@ -18,6 +18,7 @@ const (
 // shareRequest is what a recipient asks a dealer or a holder.
 type shareRequest struct {
 	Ceremony fsm.CeremonyID `cbor:"1,keyasint"`
+	Index    uint64         `cbor:"2,keyasint"` // applied at the recipient: the holder may lag
 }
 
 // shareAnswer is a share on its way: sealed to the recipient's key of this
@@ -51,7 +52,7 @@ func signedRelease(transcript, sealed []byte) []byte {
 
 // answerDeal hands a dealer's sub-share to a new holder.
 func (c *ceremonyRoom) answerDeal(ctx context.Context, from *fsm.Member, request shareRequest) (shareAnswer, error) {
-	return c.release(ctx, from, request.Ceremony, fsm.ReleaseDeal, func(a *approved, key dkek.PublicKey, info []byte) (dkek.Sealed, error) {
+	return c.release(ctx, from, request, fsm.ReleaseDeal, func(a *approved, key dkek.PublicKey, info []byte) (dkek.Sealed, error) {
 		dealt, err := c.hasDealt(c.node.view(), a)
 		if err != nil {
 			return dkek.Sealed{}, err
@@ -62,7 +63,7 @@ func (c *ceremonyRoom) answerDeal(ctx context.Context, from *fsm.Member, request
 
 // answerRelease hands this node's share to whoever puts it into a device.
 func (c *ceremonyRoom) answerRelease(ctx context.Context, from *fsm.Member, request shareRequest) (shareAnswer, error) {
-	return c.release(ctx, from, request.Ceremony, fsm.ReleaseGather, func(a *approved, key dkek.PublicKey, info []byte) (dkek.Sealed, error) {
+	return c.release(ctx, from, request, fsm.ReleaseGather, func(a *approved, key dkek.PublicKey, info []byte) (dkek.Sealed, error) {
 		bundle, sharing, err := c.sourceShare(c.node.view(), a)
 		if err != nil {
 			return dkek.Sealed{}, err
@@ -74,7 +75,9 @@ func (c *ceremonyRoom) answerRelease(ctx context.Context, from *fsm.Member, requ
 
 // release is the one way in which anything secret leaves this node. The order is
 // the promise: check, commit, record on disk, and only then seal.
-func (c *ceremonyRoom) release(ctx context.Context, from *fsm.Member, id fsm.CeremonyID, purpose fsm.ReleasePurpose, seal func(*approved, dkek.PublicKey, []byte) (dkek.Sealed, error)) (shareAnswer, error) {
+func (c *ceremonyRoom) release(ctx context.Context, from *fsm.Member, request shareRequest, purpose fsm.ReleasePurpose, seal func(*approved, dkek.PublicKey, []byte) (dkek.Sealed, error)) (shareAnswer, error) {
+	id := request.Ceremony
+	c.catchUp(ctx, request.Index)
 	a, to, err := c.mayRelease(c.node.view(), from, id, purpose)
 	if err != nil {
 		return shareAnswer{}, c.refused(from, id, err)
@@ -123,6 +126,14 @@ func (c *ceremonyRoom) release(ctx context.Context, from *fsm.Member, id fsm.Cer
 	signature, err := fsm.SignMessage(c.node.key, fsm.DomainRelease, signedRelease(info, encoded))
 	c.node.logger.Info("ceremony: share released", "ceremony", id, "to", from.Name, "purpose", string(purpose))
 	return shareAnswer{Sealed: encoded, Signature: signature}, err
+}
+
+// catchUp waits a moment for what the recipient has seen already. Whether it has
+// come is not asked: the check that follows looks at what is here.
+func (c *ceremonyRoom) catchUp(ctx context.Context, index uint64) {
+	ctx, cancel := context.WithTimeout(ctx, catchUpPatience)
+	defer cancel()
+	_ = c.node.cluster.Load().log.WaitApplied(ctx, index)
 }
 
 func (c *ceremonyRoom) refused(from *fsm.Member, id fsm.CeremonyID, err error) error {
@@ -221,8 +232,8 @@ func (c *ceremonyRoom) sourceShare(view *fsm.View, a *approved) (*dkek.Bundle, *
 	return bundle, sharing, err
 }
 
-// answered tells whether an error is what the other node said.
-func answered(err error) bool {
+// isAnswer tells whether an error is what the other node said.
+func isAnswer(err error) bool {
 	var refused *fsm.Error
 	var said *peerError
 	return errors.As(err, &refused) || errors.As(err, &said)
@@ -236,9 +247,9 @@ func (n *Node) askForShare(ctx context.Context, view *fsm.View, method string, a
 		return nil, fmt.Errorf("node: holder %v is not a member with the key of the plan", holder.Node)
 	}
 	var answer shareAnswer
-	request := shareRequest{Ceremony: a.open.Ceremony}
+	request := shareRequest{Ceremony: a.open.Ceremony, Index: view.Index()}
 	err := n.ceremonies.ask(ctx, holder.Node, method, request, &answer)
-	if err != nil && !answered(err) {
+	if err != nil && !isAnswer(err) {
 		// A connection from before a restart: the next one is new.
 		err = n.ceremonies.ask(ctx, holder.Node, method, request, &answer)
 	}
