@@ -140,7 +140,15 @@ func (p peerLog) ask(ctx context.Context, to Peer, method string, request, answe
 
 // handleLog answers the same questions.
 func (n *Node) handleLog(log replicatedLog) {
-	handle(n, methodPropose, func(ctx context.Context, _ *fsm.Member, q proposal) (proposed, error) {
+	handle(n, methodPropose, func(ctx context.Context, from *fsm.Member, q proposal) (proposed, error) {
+		// A member vouches for who asked it, never for what another member says.
+		command, err := fsm.Decode(q.Command)
+		if err != nil {
+			return proposed{}, &fsm.Error{Code: fsm.BadRequest, Message: "the command cannot be read"}
+		}
+		if command.Actor.Node != from.ID {
+			return proposed{}, &fsm.Error{Code: fsm.NotAllowed, Message: fmt.Sprintf("node %s proposes in the name of node %s", from.ID, command.Actor.Node)}
+		}
 		applied, err := log.ProposeHere(ctx, q.Command)
 		if err != nil {
 			return proposed{}, err
