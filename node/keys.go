@@ -31,10 +31,11 @@ type keyRoom struct {
 
 	mu     sync.Mutex
 	flight map[fsm.RequestID]struct{} // creations under way: not orphans
+	made   map[fsm.RequestID]struct{} // begun by this process, and not committed as far as it knows
 }
 
 func newKeyRoom(n *Node) (*keyRoom, error) {
-	r := &keyRoom{node: n, pairs: make(chan struct{}, 1), flight: make(map[fsm.RequestID]struct{})}
+	r := &keyRoom{node: n, pairs: make(chan struct{}, 1), flight: make(map[fsm.RequestID]struct{}), made: make(map[fsm.RequestID]struct{})}
 	r.contact.begin()
 	return r, nil
 }
@@ -60,6 +61,26 @@ func (r *keyRoom) takeOff(request fsm.RequestID) error {
 	}
 	r.flight[request] = struct{}{}
 	return nil
+}
+
+// begun and settled keep which objects without a key this process itself made.
+func (r *keyRoom) begun(request fsm.RequestID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.made[request] = struct{}{}
+}
+
+func (r *keyRoom) settled(request fsm.RequestID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.made, request)
+}
+
+func (r *keyRoom) isOwn(request fsm.RequestID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.made[request]
+	return ok
 }
 
 func (r *keyRoom) landed(request fsm.RequestID) {

@@ -50,6 +50,7 @@ type making struct {
 	key     fsm.Key // what is known of it before it exists
 	n       uint64  // of the version, as far as known: for the label in the device
 	retry   bool    // an earlier try may have left an object
+	adopt   []byte  // a wrapped key that becomes this one; nil: a new key is made
 	body    func(fsm.Material) fsm.Body
 }
 
@@ -195,6 +196,7 @@ func (r *keyRoom) make(ctx context.Context, m *making) (*fsm.Version, error) {
 	if version, ok := r.node.view().VersionByRequest(m.request); ok { // a retry
 		return version, r.awaitCopies(ctx, m, version)
 	}
+	r.begun(m.request)
 	made, err := r.generate(ctx, m)
 	if err != nil {
 		return nil, err
@@ -225,6 +227,7 @@ func (r *keyRoom) commit(ctx context.Context, m *making, made *madeKey) (*fsm.Ve
 		// Also where the answer was a refusal: this or another try of the same
 		// request, perhaps of another node, came first.
 		r.keep(ctx, m, made, version)
+		r.settled(m.request)
 		return version, nil
 	case err == nil:
 		err = fmt.Errorf("committed, and not in the state: %w", ErrOutcomeUnknown)

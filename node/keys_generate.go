@@ -38,6 +38,9 @@ func (r *keyRoom) generate(ctx context.Context, m *making) (*madeKey, error) {
 		made.tag = d.tag(r.node.view(), m.request)
 		attributes := hsm.Attributes{Label: label(m.key.Name, m.n), Tag: made.tag.bytes()}
 		made.object, err = fill(ctx, d, slot, func(device hsm.Device) (hsm.Object, error) {
+			if m.adopt != nil {
+				return device.Unwrap(ctx, slot, m.adopt, attributes)
+			}
 			return device.Generate(ctx, slot, m.key.Type, attributes)
 		})
 		if err != nil {

@@ -39,7 +39,7 @@ type upkeepRoom struct {
 	wakes    []chan struct{} // of the parts
 	holding  *holdings
 	progress atomic.Pointer[RestoreProgress]
-	booted   atomic.Bool // a linearizable read was made since the start
+	booted   atomic.Uint64 // index of the first linearizable read since the start; 0: none yet
 
 	mu     sync.Mutex
 	failed map[fsm.VersionRef]time.Time // loads that failed, and when

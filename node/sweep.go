@@ -46,13 +46,14 @@ func (u *upkeepRoom) sweep(ctx context.Context) (time.Duration, error) {
 // boot makes one linearizable read in this boot, before which nothing is
 // deleted.
 func (u *upkeepRoom) boot(ctx context.Context) error {
-	if u.booted.Load() {
+	if u.booted.Load() != 0 {
 		return nil
 	}
-	if _, err := u.node.consistent(ctx); err != nil {
+	view, err := u.node.consistent(ctx)
+	if err != nil {
 		return err
 	}
-	u.booted.Store(true)
+	u.booted.CompareAndSwap(0, max(view.Index(), 1))
 	return nil
 }
 
@@ -67,6 +68,14 @@ func (u *upkeepRoom) abort(ctx context.Context, view *fsm.View, o orphan) error 
 		return nil
 	}
 	if _, ok := view.Aborted(o.tag.request); ok {
+		return nil
+	}
+	if o.tag.index > u.booted.Load() && !u.node.keys.isOwn(o.tag.request) {
+		// No state that this object was made in can have been behind it. This
+		// one was, when the node started: it is older than the object, and what
+		// it lacks may have been a key. By now it has grown past the object's
+		// index, so that the state itself would not notice.
+		slots.asideOrphan(o, "the state is older than this object: the cluster or this node was restored from an old copy")
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, proposeTime)
