@@ -14,8 +14,8 @@ import (
 	"github.com/keycustodian/keycustodian/transport"
 )
 
-// Config says what a node is. Dir (or Memory), Name, Listen, Device and Seal
-// are required; every other field has a default.
+// Config says what a node is. Dir (or Memory), Name, Listen, Device (or OpenDevice)
+// and Seal are required; every other field has a default.
 type Config struct {
 	// Dir is the data folder, made with mode 0700 where it is missing. One
 	// process at a time. Never restore it from a disk image: peers notice.
@@ -42,8 +42,13 @@ type Config struct {
 	Socket string
 	// Device is the node's HSM. The node closes it.
 	Device hsm.Token
-	// OpenDevice, where Device is empty, opens it once the node has its seal
-	// secret, which it may hand to a software device.
+	// OpenDevice, in place of Device, opens it once the node has its seal secret,
+	// for a device that the same secret seals (drivers.OpenWith): such a device
+	// cannot be open in a node that starts sealed, and changes with the secret,
+	// see [Node.Reseal]. Called again at each Unseal, and after an interrupted
+	// Reseal with the former secret too, until it succeeds. An error that is
+	// hsm.ErrNoSecret leaves the node sealed, any other one ends Open. It does not
+	// keep seal.
 	OpenDevice func(ctx context.Context, seal *hsm.Secret) (hsm.Token, error)
 	// Seal fetches the seal secret (32 bytes raw, or 64 hexadecimal digits). Keep it off the
 	// disk that holds Dir. A node that cannot get it starts sealed.
@@ -72,8 +77,8 @@ func (c *Config) validate() error {
 	if !nodeName.MatchString(c.Name) {
 		return fmt.Errorf("node: config: Name %.80q: wants a letter or digit, then up to 62 of a-z 0-9 -", c.Name)
 	}
-	if c.Device.Device == nil && c.OpenDevice == nil {
-		return errors.New("node: config: Device is missing: open one with drivers.Open")
+	if (c.Device.Device == nil) == (c.OpenDevice == nil) {
+		return errors.New("node: config: set one of Device and OpenDevice: open one with drivers.Open, or drivers.OpenWith")
 	}
 	if c.Seal == nil {
 		return errors.New("node: config: Seal is missing: a share and the node key are sealed under it")

@@ -19,7 +19,7 @@ var (
 )
 
 func isPINTrouble(err error) bool {
-	for _, trouble := range []error{ErrPINRejected, ErrLastTry, ErrNoPIN, hsm.ErrPINBlocked, hsm.ErrNotLoggedIn, hsm.ErrBadPINFormat} {
+	for _, trouble := range []error{ErrPINRejected, ErrLastTry, ErrNoPIN, hsm.ErrNoSecret, hsm.ErrPINBlocked, hsm.ErrNotLoggedIn, hsm.ErrBadPINFormat} {
 		if errors.Is(err, trouble) {
 			return true
 		}

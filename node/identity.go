@@ -6,9 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/internal/secret"
@@ -36,12 +34,9 @@ type identityRecord struct {
 	SealedKey []byte `json:"sealed_key"`
 }
 
-// loadIdentity reads the identity, or draws one where there is none.
-func loadIdentity(f files, box *secret.Box) (identity, error) {
+// readIdentity reads the identity; a missing file is fs.ErrNotExist.
+func readIdentity(f files, box *secret.Box) (identity, error) {
 	content, err := f.read(identityFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return newIdentity(f, box)
-	}
 	if err != nil {
 		return identity{}, fmt.Errorf("node: identity: %w", err)
 	}
@@ -65,6 +60,7 @@ func loadIdentity(f files, box *secret.Box) (identity, error) {
 	return who, nil
 }
 
+// newIdentity draws an identity and writes it.
 func newIdentity(f files, box *secret.Box) (identity, error) {
 	var who identity
 	rand.Read(who.node[:])

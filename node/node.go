@@ -20,7 +20,6 @@ package node
 import (
 	"context"
 	"crypto"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -84,8 +83,9 @@ type membership struct {
 }
 
 // Open starts a node. A node that was in a cluster goes on in it; one that
-// lacks its seal secret starts sealed, see [Node.Sealed] and [Node.Unseal]. The
-// node owns config.Device from here on, also after an error.
+// lacks its seal secret, or a secret of its device, and has a socket to be given
+// it on, starts sealed, see [Node.Sealed] and [Node.Unseal]. The node owns
+// config.Device from here on, also after an error.
 func Open(ctx context.Context, config Config) (*Node, error) {
 	if err := config.validate(); err != nil {
 		if config.Device.Device != nil {
@@ -128,77 +128,6 @@ func (n *Node) openFiles() error {
 	folder, release, err := openDisk(n.config.Dir)
 	n.files, n.release = folder, release
 	return err
-}
-
-// Unseal gives a sealed node its seal secret.
-func (n *Node) Unseal(ctx context.Context, seal *secret.Bytes) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.Sealed() == nil {
-		return nil
-	}
-	return n.unseal(ctx, secret.Fixed(seal))
-}
-
-// unseal does everything that needs the seal secret: who am I, what do I
-// believe, and if I am in a cluster, go on in it.
-func (n *Node) unseal(ctx context.Context, source secret.Source) error {
-	seal, err := secret.Key(ctx, source, "seal secret")
-	if err != nil {
-		err = fmt.Errorf("%w: %w", ErrSealed, err)
-		n.sealed.Store(&err)
-		return err
-	}
-	box, err := secret.NewBox(seal, nodeKeyBox)
-	if err != nil {
-		return err
-	}
-	who, err := loadIdentity(n.files, box)
-	if err != nil {
-		seal.Wipe()
-		if errors.Is(err, ErrSealed) {
-			n.sealed.Store(&err)
-		}
-		return err
-	}
-	n.seal, n.id, n.key = seal, who.node, who.key
-	if n.spki, err = x509.MarshalPKIXPublicKey(who.key.Public()); err != nil {
-		return err
-	}
-	if err := n.openDevice(ctx); err != nil {
-		return err
-	}
-	if err := n.openRooms(); err != nil {
-		return err
-	}
-	if err := n.listen(); err != nil {
-		return err
-	}
-	n.sealed.Store(nil)
-	if who.cluster != (dkek.ClusterID{}) {
-		if err := n.enter(who.cluster); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// openDevice opens the device that could not be opened without the seal secret.
-func (n *Node) openDevice(ctx context.Context) (err error) {
-	if n.config.Device.Device != nil {
-		return nil
-	}
-	if n.config.Device, err = n.config.OpenDevice(ctx, n.seal); err != nil {
-		return fmt.Errorf("node: device: %w", err)
-	}
-	return nil
-}
-
-func (n *Node) closeDevice() error {
-	if n.config.Device.Device == nil {
-		return nil
-	}
-	return n.config.Device.Close()
 }
 
 // openRooms makes the rooms and has them read their files; nothing runs yet.
