@@ -104,7 +104,7 @@ func (m *machine) nodectl(args ...string) ([]byte, int) {
 
 // A daemon without its seal secret starts sealed and waits on its socket; with
 // it, it opens its device and goes on.
-func TestRunStartsSealed(t *testing.T) {
+func TestRunWaitsForItsSeal(t *testing.T) {
 	m := newMachine(t)
 	seal, other := m.newSeal("seal"), m.newSeal("other")
 	if n := m.start("--seal-source", "prompt"); n.State != api.StateSealed || !strings.Contains(n.Missing, "device enter seal") {
