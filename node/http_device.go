@@ -18,6 +18,7 @@ func deviceEndpoints() map[string]endpoint {
 		api.DeviceList:       look(listDevices),
 		api.DeviceInfo:       ask(deviceInfo),
 		api.DeviceWipe:       ask(wipe),
+		api.DeviceAside:      ask(decideAside),
 		api.DevicePINChange:  enter(2, changePIN),
 		api.DevicePINUnblock: enter(2, unblockPIN),
 	}

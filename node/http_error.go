@@ -63,12 +63,15 @@ func (f *face) explain(err error) *api.Error {
 	var refused *fsm.Error
 	var pin *hsm.PINError
 	var over *failure
+	var far *peerError
 	switch {
 	case errors.As(err, &known):
 		copied := *known
 		said = &copied
 	case errors.As(err, &refused) && !errors.Is(err, ErrOutcomeUnknown):
 		said.Code, said.Message, said.Hint = api.Code(refused.Code), refused.Message, ""
+	case errors.As(err, &far) && far.base == nil && api.Code(far.code).Known():
+		said.Code, said.Message, said.Hint = api.Code(far.code), far.text, ""
 	case errors.As(err, &over):
 		said.Code, said.Message, said.Hint = api.CodeWrongState, over.detail, ""
 	case errors.As(err, &pin) && !errors.Is(err, hsm.ErrPINBlocked):

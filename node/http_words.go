@@ -9,7 +9,6 @@ import (
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
-	"github.com/keycustodian/keycustodian/node/api"
 )
 
 const (
@@ -40,11 +39,21 @@ type heard struct {
 // listenToMembers answers what other members ask for their status.
 func (f *face) listenToMembers() {
 	handle(f.node, "node.word", func(context.Context, *fsm.Member, struct{}) (word, error) { return f.node.word(), nil })
-	handle(f.node, methodDevice, func(ctx context.Context, _ *fsm.Member, q struct{}) (api.DeviceDetails, error) {
-		return f.node.deviceDetails(ctx, q)
-	})
-	handle(f.node, methodWipe, func(ctx context.Context, _ *fsm.Member, q wipeRequest) (api.Ack, error) {
-		return f.node.wipeForMember(ctx, q)
+	answerMembers(f, methodDevice, f.node.deviceDetails)
+	answerMembers(f, methodAside, f.node.asideForMember)
+	answerMembers(f, methodWipe, f.node.wipeForMember)
+}
+
+// answerMembers answers what a member was asked over its API and this node has to
+// do. An error keeps the code that the API has for it.
+func answerMembers[Q, A any](f *face, method string, answer func(ctx context.Context, q Q) (A, error)) {
+	handle(f.node, method, func(ctx context.Context, _ *fsm.Member, q Q) (A, error) {
+		a, err := answer(ctx, q)
+		if err != nil {
+			said := f.explain(err)
+			err = &peerError{code: string(said.Code), text: said.Message}
+		}
+		return a, err
 	})
 }
 
