@@ -26,7 +26,8 @@ type directory struct {
 	node     *Node
 	sponsors atomic.Pointer[[]sponsor] // nil once the state knows this node
 	learned  atomic.Pointer[memberList]
-	stranger chan struct{} // somebody unknown was here
+	heard    atomic.Pointer[[]memberIdentity] // from a majority of the others, for a minute
+	stranger chan struct{}                    // somebody unknown was here
 }
 
 func newDirectory(n *Node) *directory {

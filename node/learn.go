@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"time"
@@ -14,6 +15,8 @@ const (
 	methodMembers = "member.list"
 	// learnEvery bounds how often strangers make this node ask who they are.
 	learnEvery = 2 * time.Second
+	// hearsayTime is how long members are believed in that are not in the state.
+	hearsayTime = time.Minute
 )
 
 // memberList is who is a member as of a log index.
@@ -30,8 +33,9 @@ type memberIdentity struct {
 
 // learnMembers keeps a node that was away long from being left alone: when a
 // fingerprint that it does not know wants to speak to it, it asks the members
-// that it does know who is a member now, and believes them until its own state
-// has come as far. If none of them is left, it must join again by token.
+// that it does know who is a member now. What a majority of those says is
+// believed for hearsayTime, in which its own log can come as far; a single
+// member that lies is not. If fewer are left, it must join again by token.
 func (n *Node) learnMembers() {
 	handle(n, methodMembers, func(context.Context, *fsm.Member, nothing) (memberList, error) {
 		return memberListOf(n.view()), nil
@@ -43,7 +47,10 @@ func (n *Node) learnMembers() {
 				return
 			case <-n.directory.stranger:
 			}
-			n.askMembers(ctx)
+			if heard := n.askMembers(ctx); len(heard) > 0 {
+				n.directory.heard.Store(&heard)
+				n.run(func(ctx context.Context) { n.forgetHearsay(ctx, &heard) })
+			}
 			if !sleep(ctx, learnEvery) {
 				return
 			}
@@ -59,27 +66,60 @@ func memberListOf(view *fsm.View) memberList {
 	return list
 }
 
-func (n *Node) askMembers(ctx context.Context) {
+// askMembers returns those that a majority of the other members names and that
+// this node's state does not know.
+func (n *Node) askMembers(ctx context.Context) []memberIdentity {
 	view := n.view()
+	asked, named := 0, map[memberIdentity]int{}
 	for m := range view.Members() {
 		if m.ID == n.id {
 			continue
 		}
+		asked++
 		var list memberList
 		call, cancel := context.WithTimeout(ctx, 2*time.Second)
 		err := n.call(call, m.ID, methodMembers, nothing{}, &list)
 		cancel()
-		if err == nil && list.Index > view.Index() && len(list.Members) <= fsm.MaxVoters+fsm.MaxNonvoters {
-			n.logger.Info("learned who is a member now", "from", m.Name, "index", list.Index, "members", len(list.Members))
-			n.directory.learned.Store(&list)
-			return
+		if err != nil || len(list.Members) > fsm.MaxVoters+fsm.MaxNonvoters {
+			continue
+		}
+		slices.SortFunc(list.Members, func(a, b memberIdentity) int { return bytes.Compare(a.Node[:], b.Node[:]) })
+		for _, one := range slices.Compact(list.Members) {
+			named[one]++
+		}
+	}
+	var heard []memberIdentity
+	for one, times := range named {
+		if _, known := view.MemberByFingerprint(one.Fingerprint); !known && times > asked/2 {
+			heard = append(heard, one)
+		}
+	}
+	return heard
+}
+
+// forgetHearsay ends what was believed without being in the state, and the
+// connections that stood on it.
+func (n *Node) forgetHearsay(ctx context.Context, heard *[]memberIdentity) {
+	if !sleep(ctx, hearsayTime) {
+		return
+	}
+	n.directory.heard.CompareAndSwap(heard, nil)
+	view := n.view()
+	for _, one := range *heard {
+		if _, ok := view.MemberByFingerprint(one.Fingerprint); !ok {
+			n.server.Cut(transport.Fingerprint(one.Fingerprint))
 		}
 	}
 }
 
-// learnt is the member of this fingerprint or address among those that others
-// told this node about, as long as its own state is behind.
+// learnt is the member of this fingerprint or address among those that this node
+// remembers, as long as its own state is behind, or has just heard of.
 func (d *directory) learnt(is func(memberIdentity) bool) (memberIdentity, bool) {
+	if heard := d.heard.Load(); heard != nil {
+		if i := slices.IndexFunc(*heard, is); i >= 0 {
+			return (*heard)[i], true
+		}
+	}
 	list := d.learned.Load()
 	if list == nil {
 		return memberIdentity{}, false

@@ -1,0 +1,25 @@
+package node
+
+import (
+	"context"
+
+	"github.com/keycustodian/keycustodian/dkek"
+	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/transport"
+)
+
+// LieAboutMembers answers whoever asks who is a member with one more.
+func (n *Node) LieAboutMembers(also dkek.Fingerprint) {
+	handle(n, methodMembers, func(context.Context, *fsm.Member, nothing) (memberList, error) {
+		list := memberListOf(n.view())
+		list.Index = 1 << 63
+		list.Members = append(list.Members, memberIdentity{dkek.NodeID{0xff}, also, "sybil.example:1"})
+		return list, nil
+	})
+}
+
+// Meet is what a stranger's connection does.
+func (n *Node) Meet() { n.directory.meet() }
+
+// LetsIn tells whether a key may speak Raft here.
+func (n *Node) LetsIn(f dkek.Fingerprint) bool { return n.directory.IsMember(transport.Fingerprint(f)) }
