@@ -65,6 +65,9 @@ func newReleaseRoom(n *Node) (*releaseRoom, error) {
 // anything was released, and is cut off; damage before the end is kept aside and
 // reported, and a new file begun.
 func (r *releaseRoom) load() error {
+	if _, err := r.node.files.read(releaseAside); err == nil && r.trouble == nil {
+		r.trouble = fmt.Errorf("node: releases: an earlier record was damaged or changed and is kept as %q: look into it, then move it away", releaseAside)
+	}
 	content, err := r.node.files.read(releaseFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		r.notes, r.torn = nil, false
