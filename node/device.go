@@ -50,7 +50,7 @@ var (
 
 func newDeviceRoom(n *Node) *deviceRoom {
 	d := &deviceRoom{
-		node: n, token: n.config.Device,
+		node: n, token: n.countedToken(),
 		logins: make(chan struct{}, 1), looks: make(chan struct{}, 1), doubt: make(chan struct{}, 1), reports: make(chan struct{}, 1),
 	}
 	d.rejected = newRejectedPINs(n)

@@ -22,6 +22,8 @@ const (
 	// requestTimeout bounds one request, the making of a long key included.
 	requestTimeout = 2 * time.Minute
 	maxHeader      = 16 << 10
+	// writeTimeout leaves a moment to send the answer after that.
+	writeTimeout = requestTimeout + readTimeout
 	// lastAnswers is how long requests under way may take when the node ends.
 	lastAnswers = 3 * time.Second
 	// readPatience is how long a reading request waits for a consistent read
@@ -39,12 +41,13 @@ type face struct {
 	counts  keyCounter
 	// stranger is held while the newest state is asked for somebody unknown.
 	stranger sync.Mutex
-	socket   *http.Server // nil: none
-	port     *http.Server // nil: sealed
+	closing  chan struct{} // closed when the node ends: nobody waits any longer
+	socket   *http.Server  // nil: none
+	port     *http.Server  // nil: sealed
 }
 
 func newFace(n *Node) *face {
-	f := &face{node: n, routes: map[string]endpoint{}}
+	f := &face{node: n, routes: map[string]endpoint{}, closing: make(chan struct{})}
 	f.metrics = newMetrics(n)
 	serve := endpoints()
 	for _, route := range api.Routes() {
@@ -69,7 +72,7 @@ func (f *face) server(who func(*http.Request, *fsm.View) visitor) *http.Server {
 	protocols.SetHTTP2(true)
 	return &http.Server{
 		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.answer(w, r, who) }),
-		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout,
+		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader, Protocols: protocols,
 		ErrorLog:    slog.NewLogLogger(f.node.logger.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return f.node.ctx },
@@ -84,6 +87,7 @@ func (f *face) run(server *http.Server, listener net.Listener) {
 
 // close lets requests under way end, for a moment.
 func (f *face) close() {
+	close(f.closing)
 	ctx, cancel := context.WithTimeout(context.Background(), lastAnswers)
 	defer cancel()
 	for _, server := range []*http.Server{f.socket, f.port} {

@@ -106,6 +106,8 @@ func showCeremony(ctx context.Context, a *asked, q *api.CeremonyQuery) (api.Cere
 		case <-changed:
 		case <-ctx.Done():
 			return wire, nil
+		case <-a.face.closing:
+			return wire, nil
 		}
 	}
 }

@@ -370,7 +370,8 @@ func TestAClusterOverHTTP(t *testing.T) {
 			t.Errorf("%+v", status)
 		}
 		metrics := string(b.get(m, "/metrics").body)
-		for _, line := range []string{"keycustodian_keys 2", "keycustodian_ready 1", "keycustodian_members 3", "keycustodian_share_healthy 1", `route="key.create"`} {
+		for _, line := range []string{"keycustodian_keys 2", "keycustodian_ready 1", "keycustodian_members 3", "keycustodian_share_healthy 1",
+			"keycustodian_restore_failed 0", `keycustodian_device_operations_total{failed="false",operation="generate"}`, `route="key.create"`} {
 			if !strings.Contains(metrics, line) {
 				t.Errorf("metrics lack %s", line)
 			}

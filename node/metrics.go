@@ -2,6 +2,7 @@ package node
 
 import (
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -47,6 +48,11 @@ func (m *metrics) answered(route, code string, took time.Duration) {
 	m.latency.WithLabelValues(route).Observe(took.Seconds())
 }
 
+func (m *metrics) operated(operation string, failed bool, took time.Duration) {
+	m.device.WithLabelValues(operation, strconv.FormatBool(failed)).Inc()
+	m.took.WithLabelValues(operation).Observe(took.Seconds())
+}
+
 // gauges reads the node's state when it is asked for.
 type gauges struct{ node *Node }
 
@@ -64,6 +70,8 @@ type gaugeInput struct {
 	health api.Health
 	keys   api.KeyCounts
 	self   *fsm.Member
+	back   RestoreProgress
+	aside  int
 }
 
 func one(b bool) float64 {
@@ -92,6 +100,10 @@ func gaugeTable() []gauge {
 		{"keycustodian_key_versions", "Key versions that are not destroyed.", func(g *gaugeInput) float64 { return float64(g.keys.Versions) }},
 		{"keycustodian_key_versions_short", "Key versions on fewer devices than their policy wants.", func(g *gaugeInput) float64 { return float64(g.keys.Short) }},
 		{"keycustodian_ceremonies_open", "Ceremonies that have not ended.", func(g *gaugeInput) float64 { return float64(len(openCeremonies(g.view))) }},
+		{"keycustodian_restore_total", "Key versions that this node's device should hold.", func(g *gaugeInput) float64 { return float64(g.back.Total) }},
+		{"keycustodian_restore_done", "Those that it holds, proven since the start.", func(g *gaugeInput) float64 { return float64(g.back.Done) }},
+		{"keycustodian_restore_failed", "Those that could not be loaded or proven yet.", func(g *gaugeInput) float64 { return float64(g.back.Failed) }},
+		{"keycustodian_device_aside", "Objects in the device that belong to no key.", func(g *gaugeInput) float64 { return float64(g.aside) }},
 		{"keycustodian_share_healthy", "1 where this node's share of the proven epoch was unsealed and checked.", func(g *gaugeInput) float64 {
 			proven, ok := g.view.Proven()
 			return one(ok && g.self != nil && g.self.Share != nil && ofSharing(g.self.Share, proven) && g.self.Share.OK)
@@ -119,6 +131,7 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	if m := n.cluster.Load(); m != nil {
 		in.log = m.log.Stats()
 		in.self, _ = in.view.Member(n.id)
+		in.back, in.aside = n.RestoreProgress(), len(n.device.slots.objects().Aside)
 	}
 	for _, gauge := range gaugeTable() {
 		out <- prometheus.MustNewConstMetric(prometheus.NewDesc(gauge.name, gauge.help, nil, nil), prometheus.GaugeValue, gauge.value(in))
