@@ -1,7 +1,6 @@
 package fsm
 
 import (
-	"slices"
 	"time"
 
 	"github.com/keycustodian/keycustodian/dkek"
@@ -172,50 +171,4 @@ func (b *VersionRaise) apply(t *txn) (Value, *Error) {
 	t.changeCluster(func(c *Cluster) { c.Version = b.Version })
 	t.audit("version raise", t.cluster().Name, "")
 	return Value{}, nil
-}
-
-// Recover begins a new incarnation after the cluster was put back from a backup
-// or went on without members that are lost: open ceremonies are void, and
-// objects that devices made in an earlier incarnation are nobody's. Lost members
-// are removed, whatever would otherwise forbid that. The log's time begins anew
-// with this command's.
-type Recover struct {
-	Incarnation uint64        `cbor:"1,keyasint"` // the new one: the present one and 1
-	Lost        []dkek.NodeID `cbor:"2,keyasint,omitempty"`
-	Reason      string        `cbor:"3,keyasint"`
-}
-
-func (*Recover) Kind() Kind { return KindRecover }
-
-func (b *Recover) apply(t *txn) (Value, *Error) {
-	if err := t.byMemberOrOperator(); err != nil {
-		return Value{}, err
-	}
-	if err := checkText("reason", b.Reason, MaxReason); err != nil {
-		return Value{}, err
-	}
-	if want := t.cluster().Incarnation + 1; b.Incarnation != want {
-		return Value{}, refuse(Conflict, "the next incarnation is %d", want)
-	}
-	var lost []*Member
-	for i, id := range b.Lost {
-		m, ok := t.Member(id)
-		if !ok {
-			return Value{}, refuse(NotFound, "no member %v", id)
-		}
-		if id == t.command.Actor.Node || slices.Contains(b.Lost[:i], id) {
-			return Value{}, refuse(BadRequest, "lost members: want distinct ones, without the node that recovers")
-		}
-		lost = append(lost, m)
-	}
-	t.now = t.command.Time // a leader's wrong clock may have pulled it ahead for years
-	t.changeCluster(func(c *Cluster) { c.Incarnation = b.Incarnation })
-	for _, c := range t.openCeremonies() {
-		t.closeCeremony(c, OutcomeVoid, "a recovery began a new incarnation")
-	}
-	for _, m := range lost {
-		t.dropMember(m, b.Reason)
-	}
-	t.audit("cluster recover", t.cluster().Name, b.Reason)
-	return Value{Number: b.Incarnation}, nil
 }

@@ -111,7 +111,8 @@ func readGolden(t *testing.T, file string) map[string][]byte {
 // under the statement's domain.
 func TestGoldenStatements(t *testing.T) {
 	golden := readGolden(t, "testdata/statements.golden")
-	domains := []fsm.Domain{fsm.DomainOpen, fsm.DomainRecipient, fsm.DomainJoin, fsm.DomainRotate, fsm.DomainDealing, fsm.DomainAck, fsm.DomainReport, fsm.DomainClose}
+	domains := []fsm.Domain{fsm.DomainOpen, fsm.DomainRecipient, fsm.DomainJoin, fsm.DomainRotate, fsm.DomainDealing, fsm.DomainAck, fsm.DomainReport, fsm.DomainClose,
+		fsm.DomainRecover}
 	for i, statement := range statements {
 		name := reflect.TypeOf(statement).Name()
 		v := reflect.New(reflect.TypeOf(statement))

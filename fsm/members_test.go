@@ -161,7 +161,7 @@ func TestRemovalKeepsEnoughHolders(t *testing.T) {
 	one := ready(t, 1)
 	one.refused(fsm.WrongState, one.alice, one.nodes[0], &fsm.MemberRemove{Node: one.nodes[0].id})
 	// A recovery may: its members are lost already.
-	l.self(a, &fsm.Recover{Incarnation: 2, Lost: []dkek.NodeID{b.id}, Reason: "burnt"})
+	l.self(a, l.recoverCommand(a, 2, b.id))
 	if _, ok := l.machine.State().Member(b.id); ok {
 		t.Error("the lost member is still there")
 	}
@@ -260,40 +260,4 @@ func TestRotateKey(t *testing.T) {
 	if _, err := fsm.VerifyRotation(a.public, *last.Signed); err == nil {
 		t.Error("the rotation verifies under another key")
 	}
-}
-
-func TestRecoverVoidsOpenCeremonies(t *testing.T) {
-	l := ready(t, 2)
-	a := l.nodes[0]
-	open := l.open(fsm.CeremonyDrill, a)
-	l.addRecipients(open, a)
-	l.openApproved(open)
-	l.refused(fsm.Conflict, a, a, &fsm.Recover{Incarnation: 3})
-	l.refused(fsm.BadRequest, a, a, &fsm.Recover{Incarnation: 2, Lost: []dkek.NodeID{a.id}})
-	made := l.keyCreate("made-before")
-	l.self(a, &fsm.Recover{Incarnation: 2})
-	if c, _ := l.machine.State().Ceremony(open.Ceremony); c.Outcome != fsm.OutcomeVoid {
-		t.Errorf("outcome %q", c.Outcome)
-	}
-	l.refused(fsm.Conflict, a, a, made)
-	l.refused(fsm.Conflict, a, a, &fsm.Abort{Request: fsm.RequestID{9}, Incarnation: 1, Node: a.id})
-}
-
-// A leader whose clock was wrong once pulls the log's time ahead, where every
-// token and ceremony has expired. A recovery is the way back.
-func TestRecoverBringsTheTimeBack(t *testing.T) {
-	l := ready(t, 2)
-	a := l.nodes[0]
-	ahead := l.as(a, a, &fsm.KeyLabels{Name: "k"})
-	ahead.Time = math.MaxInt64
-	l.apply(ahead) // refused: the stamp counts all the same
-	drill := func() *fsm.CeremonyOpen { return l.openCommand(l.drillFor(a), a) }
-	l.refused(fsm.Expired, a, a, drill())
-	l.refused(fsm.Conflict, a, a, &fsm.Recover{Incarnation: 9})
-	l.refused(fsm.Expired, a, a, drill()) // a refused one brings nothing back
-	l.self(a, &fsm.Recover{Incarnation: 2})
-	if now := l.machine.State().Time(); now != l.now {
-		t.Fatalf("the time is %d, want %d", now, l.now)
-	}
-	l.self(a, drill())
 }

@@ -79,10 +79,11 @@ func (s OperatorSet) validate() *Error {
 	return nil
 }
 
-// Approval is one operator's signature over the exact bytes of an Open.
+// Approval is one operator's signature over the exact bytes of an Open, domain
+// [DomainApproval], or of a [RecoverStatement], domain [DomainRecover].
 type Approval struct {
 	Operator  dkek.Fingerprint `cbor:"1,keyasint"`
-	Signature []byte           `cbor:"2,keyasint"` // domain [DomainApproval]
+	Signature []byte           `cbor:"2,keyasint"`
 }
 
 // VerifyApprovals tells whether an Open, in the exact bytes that were signed, is
@@ -103,19 +104,24 @@ func verifyApprovals(set OperatorSet, open []byte, approvals []Approval) *Error 
 	if o.Cluster != set.Cluster || o.Govern != set.Ref() {
 		return refuse(NotAllowed, "ceremony %v was opened under another operator set", o.Ceremony)
 	}
+	return set.approved(DomainApproval, open, approvals)
+}
+
+// approved wants k distinct operators' signatures over a message.
+func (s OperatorSet) approved(domain Domain, message []byte, approvals []Approval) *Error {
 	seen := make(map[dkek.Fingerprint]bool)
 	for _, a := range approvals {
-		operator, ok := set.Find(a.Operator)
+		operator, ok := s.Find(a.Operator)
 		if !ok {
 			return refuse(NotAllowed, "approval by %v, who is no operator", a.Operator)
 		}
-		if err := verify(operator.Public, DomainApproval, open, a.Signature); err != nil {
+		if err := verify(operator.Public, domain, message, a.Signature); err != nil {
 			return err
 		}
 		seen[a.Operator] = true
 	}
-	if len(seen) < set.Approvals {
-		return refuse(NotAllowed, "%d approvals, and %d are needed", len(seen), set.Approvals)
+	if len(seen) < s.Approvals {
+		return refuse(NotAllowed, "%d approvals, and %d are needed", len(seen), s.Approvals)
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ const (
 	DomainClose     Domain = "close"     // a [CloseStatement], by a member
 	DomainJoin      Domain = "join"      // a [JoinStatement], by the joiner
 	DomainRotate    Domain = "rotate"    // a [RotateStatement], by the old and the new key
+	DomainRecover   Domain = "recover"   // a [RecoverStatement], by an operator
 	DomainRelease   Domain = "release"   // a released ciphertext, by the holder; never in the log
 )
 

@@ -42,7 +42,7 @@ func story(t testing.TB) *lab {
 	l.must(l.alice, a, &fsm.ClientRemove{Fingerprint: user.fingerprint()})
 	l.govern(2, l.alice, l.bob)
 	l.rotateKey(c, "node-c-new")
-	l.self(a, &fsm.Recover{Incarnation: 2, Reason: "exercise"})
+	l.self(a, l.recoverCommand(a, 2))
 	denied := l.open(fsm.CeremonyDrill, a)
 	l.addRecipients(denied, a)
 	l.self(a, l.openCommand(denied, a))
