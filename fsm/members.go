@@ -138,7 +138,9 @@ func (n NewMember) row(t *txn) (*Member, *Error) {
 	return &Member{ID: n.ID, Name: n.Name, Public: n.Public, Fingerprint: fingerprint, Addr: n.Addr, ReadsTo: n.ReadsTo, Added: t.index}, nil
 }
 
-// identityFree refuses a key that already stands for somebody else.
+// identityFree refuses a key that already stands for somebody else, or once stood
+// for a member: what was signed on the way from A to B could be handed in again
+// after a way back to A.
 func (t *txn) identityFree(f dkek.Fingerprint) *Error {
 	if m, ok := t.MemberByFingerprint(f); ok {
 		return refuse(Exists, "member %s has this key", m.Name)
@@ -146,6 +148,11 @@ func (t *txn) identityFree(f dkek.Fingerprint) *Error {
 	for r := range t.RemovedMembers() {
 		if r.Fingerprint == f {
 			return refuse(Exists, "removed member %s had this key", r.Name)
+		}
+	}
+	for c := range t.MemberChanges(0) {
+		if c.Fingerprint == f {
+			return refuse(Exists, "node %v had this key before: make a new one", c.Node)
 		}
 	}
 	if c, ok := t.Client(f); ok {

@@ -261,3 +261,25 @@ func TestRotateKey(t *testing.T) {
 		t.Error("the rotation verifies under another key")
 	}
 }
+
+// The signed steps of a key's past must not be of use again: after a member
+// went from A to B and came back to A, anyone could take it to B once more.
+func TestFormerKeysAreNotTakenAgain(t *testing.T) {
+	l := ready(t, 3)
+	a, first := l.nodes[0], l.nodes[1]
+	away := l.rotateCommand(first, newPerson("second"))
+	l.self(first, away)
+	second := newPerson("second")
+	second.id = first.id
+	l.refused(fsm.Exists, second, second, l.rotateCommand(second, first))
+	third := newPerson("third")
+	third.id = first.id
+	l.self(second, l.rotateCommand(second, third))
+	l.refused(fsm.Exists, third, third, l.rotateCommand(third, second)) // older ones neither
+
+	l.refused(fsm.Exists, a, a, l.rotateCommand(a, first)) // nor by anyone else
+	joiner := newPerson("node-b")
+	joiner.id, joiner.name = dkek.NodeID{7}, "node-x"
+	l.refused(fsm.Exists, a, a, l.joinCommand(joiner))
+	l.refused(fsm.Exists, l.alice, a, &fsm.ClientAdd{Name: "app", Fingerprint: first.fingerprint(), Role: fsm.RoleAuditor})
+}
