@@ -82,11 +82,22 @@ func (s *shareRoom) proven(view *fsm.View) provenSharing {
 // readProof reads a proof that this node wrote. One that does not verify is as
 // good as none: it is checked anew.
 func (s *shareRoom) readProof(name sharingName) (*dkek.Sharing, error) {
+	if sharing, ok := s.verified.Load(name); ok {
+		return sharing.(*dkek.Sharing), nil
+	}
 	proof, err := s.proofFile(name)
 	if err != nil {
 		return nil, err
 	}
-	return proof.verify()
+	sharing, err := proof.verify()
+	if err == nil && nameOf(&sharing.Plan) != name {
+		err = fmt.Errorf("node: proof %s: it is of sharing %s", name, nameOf(&sharing.Plan))
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.verified.Store(name, sharing)
+	return sharing, nil
 }
 
 func (s *shareRoom) proofFile(name sharingName) (*proofRecord, error) {

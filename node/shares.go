@@ -26,6 +26,8 @@ type shareRoom struct {
 	mu   sync.Mutex // the files, and held
 	held map[sharingName]heldShare
 	wake chan struct{} // asks for a look; buffered 1
+
+	verified sync.Map // sharingName to *dkek.Sharing: proofs that were read and verify
 }
 
 // sharingName is a sharing's epoch and attempt.
