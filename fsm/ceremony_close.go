@@ -96,8 +96,10 @@ func (t *txn) succeeded(c *Ceremony) *Error {
 			return refuse(WrongState, "sharing %d.%d is not proven: devices have not reported quorums with every holder", sharing.Plan.Epoch, sharing.Plan.Attempt)
 		}
 		for _, id := range c.Recipients {
-			if c.Kind == CeremonyCreate && !reporters[id] {
-				return refuse(WrongState, "the device of node %v has not reported", id)
+			// At create it is the node's own device that must be ready. At a
+			// reshare a holder erases its old share on no word but its own.
+			if !reporters[id] {
+				return refuse(WrongState, "node %v has not reported", id)
 			}
 		}
 	case CeremonyProvision, CeremonyDrill:

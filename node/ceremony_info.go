@@ -129,7 +129,7 @@ func (n *Node) ceremonySteps(view *fsm.View, row *fsm.Ceremony, open *fsm.Open) 
 		add(h.Node, "hold", slices.Contains(sharing.Acked, h.Node))
 	}
 	for _, h := range open.Plan.Holders {
-		if assigned(row.Kind, open.Plan, h.Node) != nil {
+		if assigned(open.Plan, h.Node) != nil {
 			add(h.Node, "prove", reported(row.Reports, h.Node))
 		}
 	}

@@ -209,7 +209,7 @@ func (r *runner) deal(ctx context.Context, view *fsm.View, row *fsm.Ceremony, op
 		return nil
 	}
 	r.room.dealsNoMore(r.id)
-	if quorum := assigned(row.Kind, open.Plan, r.node.id); quorum != nil && !r.done(row) {
+	if quorum := assigned(open.Plan, r.node.id); quorum != nil && !r.done(row) {
 		return r.prove(ctx, view, row, open, quorum)
 	}
 	r.say("waiting for the other devices")
@@ -222,19 +222,20 @@ func (r *runner) deal(ctx context.Context, view *fsm.View, row *fsm.Ceremony, op
 // allReported tells whether everybody who proves a new sharing has done so.
 func allReported(row *fsm.Ceremony, open *fsm.Open) bool {
 	for _, h := range open.Plan.Holders {
-		if assigned(row.Kind, open.Plan, h.Node) != nil && !reported(row.Reports, h.Node) {
+		if assigned(open.Plan, h.Node) != nil && !reported(row.Reports, h.Node) {
 			return false
 		}
 	}
 	return true
 }
 
-// assigned is the quorum that a holder proves in its device: at create every
-// holder proves one, at a reshare as many as there are quorums.
-func assigned(kind fsm.CeremonyKind, plan *dkek.Plan, id dkek.NodeID) []dkek.NodeID {
+// assigned is the quorum that a holder proves: every holder proves one, since it
+// erases an old share only when it has seen the check value itself. Nil for
+// others.
+func assigned(plan *dkek.Plan, id dkek.NodeID) []dkek.NodeID {
 	quorums := dkek.ProofQuorums(plan)
 	at := plan.HolderIndex(id)
-	if at < 0 || kind == fsm.CeremonyReshare && at >= len(quorums) {
+	if at < 0 {
 		return nil
 	}
 	return quorums[at%len(quorums)]

@@ -234,12 +234,27 @@ func TestDrillProvesAStagedSharing(t *testing.T) {
 			row, ok := c.Leader().View().Sharing(2, 1)
 			return ok && row.Status == fsm.SharingStaged
 		})
-		opened, err := c.Leader().OpenDrill(t.Context(), node.CeremonyOptions{Sharing: staged.Ref(), Sample: -1})
-		if err != nil {
-			t.Fatal(err)
+		// The first drill brings it into force; each holder erases its old share
+		// when it has seen the check value itself.
+		first := c.Leader()
+		for i, m := range append([]*nodetest.Member{first}, others(c, first)...) {
+			drill := node.CeremonyOptions{Node: m.ID(), Sample: -1}
+			if i == 0 {
+				drill.Sharing = staged.Ref()
+			}
+			opened, err := c.Leader().OpenDrill(t.Context(), drill)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Approve(opened.ID, 1)
+			c.Done(opened.ID)
+			c.Eventually(m.Name+" erases its old share", func() bool { return len(m.Config.Memory.Files("shares/")) == 1 })
+			for _, later := range others(c, first)[i:] {
+				if files := later.Config.Memory.Files("shares/"); len(files) != 2 {
+					t.Errorf("%s, which has seen nothing itself, has %v", later.Name, files)
+				}
+			}
 		}
-		c.Approve(opened.ID, 1)
-		c.Done(opened.ID)
 		onlyShares(c, provenEverywhere(t, c, 2))
 	})
 }
@@ -340,4 +355,15 @@ func TestCrashBeforePins(t *testing.T) {
 		victim.Restart()
 		c.Eventually("the pins follow", func() bool { return victim.Pinned().Number == 2 })
 	})
+}
+
+// others are the members but one.
+func others(c *nodetest.Cluster, but *nodetest.Member) []*nodetest.Member {
+	var list []*nodetest.Member
+	for _, m := range c.Members {
+		if m != but {
+			list = append(list, m)
+		}
+	}
+	return list
 }

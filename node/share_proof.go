@@ -158,7 +158,27 @@ func (s *shareRoom) checkProof(view *fsm.View, row *fsm.SharingRow) (*proofRecor
 		}
 		proof.Public = append(proof.Public, proofKey{entry.Node.Node, entry.Public})
 	}
+	if sharing.Plan.HolderIndex(s.node.id) >= 0 && !s.sawItself(view, row) {
+		return nil, fmt.Errorf("node: proof: sharing %s was proven without this node: run a drill at it", nameOf(&sharing.Plan))
+	}
 	return proof, nil
+}
+
+// sawItself tells whether this node has combined shares of a sharing and found
+// its check value, in whatever ceremony. The value is public: without that, one
+// member that dealt wrongly could report for every quorum, and the good shares of
+// before would be erased for it.
+func (s *shareRoom) sawItself(view *fsm.View, row *fsm.SharingRow) bool {
+	for c := range view.Ceremonies() {
+		for _, signed := range c.Reports {
+			var report fsm.ReportStatement
+			if signed.Peek(&report) == nil && report.Node == s.node.id && report.Sharing == row.Hash && report.KCV == row.KCV &&
+				signed.Open(fsm.DomainReport, s.node.spki, &report) == nil {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // continues refuses a sharing that is not of the DKEK whose shares are here, or
