@@ -10,6 +10,8 @@ import (
 
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/hsm"
+	"github.com/keycustodian/keycustodian/hsm/hsmtest"
+	"github.com/keycustodian/keycustodian/hsm/soft"
 	"github.com/keycustodian/keycustodian/node"
 	"github.com/keycustodian/keycustodian/node/nodetest"
 )
@@ -46,16 +48,28 @@ func TestAnOldStateDeletesNothing(t *testing.T) {
 	if err := os.Chmod(m.Config.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	m.Start()
+	device, err := soft.Open(soft.Options{Path: m.DeviceFile(), Seal: m.Seal})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Device = hsmtest.Fault(device)
+	m.Config.Device = hsm.Token{Device: m.Device} // until its PIN is entered, nobody looks into it
+	if m.Node, err = node.Open(t.Context(), m.Config); err != nil {
+		t.Fatal(err)
+	}
 	l.Leader()
-	l.ready(m)
-	l.Eventually("three keys are kept aside", func() bool { return len(m.ObjectsForTest().Aside) == 3 })
-	for i := range 20 { // the state's index passes those of the objects
+	time.Sleep(500 * time.Millisecond)
+	for i := range 40 { // the state's index passes those of the objects
 		if err := m.LabelKey(t.Context(), "before", map[string]string{"n": fmt.Sprint(i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	time.Sleep(100 * time.Millisecond) // for a sweep that does not know better
+	if err := m.EnterPIN(t.Context(), secretOf(nodetest.PIN)); err != nil {
+		t.Fatal(err)
+	}
+	l.ready(m)
+	time.Sleep(500 * time.Millisecond) // for a sweep that does not know better
+	l.Eventually("three keys are kept aside", func() bool { return len(m.ObjectsForTest().Aside) == 3 })
 	if n := len(l.objects(m)); n != 4 {
 		t.Fatalf("%d objects in the device, want 4", n)
 	}

@@ -58,6 +58,7 @@ func (u *upkeepRoom) start() {
 	u.part("destroy", u.destroyDue, fsm.TableVersions)
 	u.part("tombstones", u.bury, fsm.TableTombstones)
 	u.node.run(u.cover)
+	u.node.run(u.bootSoon)
 }
 
 // part runs one look whenever something may have changed. What fails is tried

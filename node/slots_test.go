@@ -6,8 +6,10 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/keycustodian/keycustodian/hsm"
+	"github.com/keycustodian/keycustodian/hsm/hsmtest"
 	"github.com/keycustodian/keycustodian/node"
 	"github.com/keycustodian/keycustodian/node/nodetest"
 )
@@ -21,6 +23,8 @@ func TestThreeTimesMoreKeysThanSlots(t *testing.T) {
 		for i := range keys {
 			keys[i] = l.create(m, fmt.Sprintf("key-%d", i), hsm.ECDSAP256)
 		}
+		// Long enough for others to want the slot.
+		m.Device.Plan(hsmtest.Plan{Op: hsmtest.OpSign, Flavour: hsmtest.Slow, Delay: time.Millisecond, Times: -1})
 		var users sync.WaitGroup
 		for user := range 32 {
 			users.Go(func() {

@@ -57,6 +57,13 @@ func (u *upkeepRoom) boot(ctx context.Context) error {
 	return nil
 }
 
+// bootSoon makes that read as early as there is a quorum: how old the state was
+// when the node started cannot be found out later.
+func (u *upkeepRoom) bootSoon(ctx context.Context) {
+	for u.boot(ctx) != nil && sleepFor(ctx, 200*time.Millisecond) {
+	}
+}
+
 // abort gives the request of one orphan up, unless a key came of it after all.
 func (u *upkeepRoom) abort(ctx context.Context, view *fsm.View, o orphan) error {
 	slots := u.node.device.slots
