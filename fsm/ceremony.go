@@ -145,6 +145,7 @@ func (t *txn) govern(c *Ceremony) *Error {
 		Policy: proposal.Policy, Open: c.Open, Approvals: c.Approvals,
 	})
 	t.changeCluster(func(cluster *Cluster) { cluster.Operators, cluster.Policy = set, proposal.Policy })
+	t.operatorsNoClients(proposal.Operators)
 	t.closeCeremony(c, OutcomeSuccess, "")
 	for _, other := range t.openCeremonies() {
 		t.closeCeremony(other, OutcomeVoid, "the operators were changed")
@@ -152,18 +153,25 @@ func (t *txn) govern(c *Ceremony) *Error {
 	return nil
 }
 
-// operatorsFree refuses operators' keys that stand for a node or client.
+// operatorsFree refuses operators' keys that stand for a node.
 func (t *txn) operatorsFree(operators []Operator) *Error {
 	for _, o := range operators {
-		f := o.Fingerprint()
-		if m, ok := t.MemberByFingerprint(f); ok {
+		if m, ok := t.MemberByFingerprint(o.Fingerprint()); ok {
 			return refuse(Exists, "member %s has operator %s's key", m.Name, o.Name)
-		}
-		if c, ok := t.Client(f); ok {
-			return refuse(Exists, "client %s has operator %s's key", c.Name, o.Name)
 		}
 	}
 	return nil
+}
+
+// operatorsNoClients removes clients with operators' keys: what operators signed
+// goes before a row that takes one member's word.
+func (t *txn) operatorsNoClients(operators []Operator) {
+	for _, o := range operators {
+		if c, ok := t.Client(o.Fingerprint()); ok {
+			t.remove(c)
+			t.audit("client remove", c.Name, "its key is operator "+o.Name+"'s")
+		}
+	}
 }
 
 // CeremonyDeny ends a ceremony at one operator's word: a signature over the

@@ -423,61 +423,6 @@ func TestSuccessorMatchesExactly(t *testing.T) {
 	l.refused(fsm.NotAllowed, a, a, reshare(same, a, c)()) // once
 }
 
-func TestGovernChain(t *testing.T) {
-	l := ready(t, 1)
-	a, carol := l.nodes[0], newPerson("carol")
-	pinned := func() fsm.OperatorSet { row, _ := l.machine.State().Cluster(); return row.Operators }
-	first := pinned()
-	waiting := l.open(fsm.CeremonyDrill, a)
-	l.addRecipients(waiting, a)
-	l.self(a, l.openCommand(waiting, a))
-	l.govern(2, l.alice, l.bob, carol)
-	if l.outcome(waiting) != fsm.OutcomeVoid {
-		t.Errorf("a ceremony under the former operators is %q", l.outcome(waiting))
-	}
-	second := l.open(fsm.CeremonyGovern, a)
-	second.Proposal = &fsm.Proposal{Operators: operators(carol), Approvals: 1, Policy: fsm.Policy{Copies: 2}}
-	l.openApproved(second)
-	if pinned().Number != 2 {
-		t.Fatal("one of two approvals was enough")
-	}
-	l.approve(second, l.alice) // the same operator again
-	if pinned().Number != 2 {
-		t.Fatal("one operator's approval counted twice")
-	}
-	l.must(carol, a, &fsm.CeremonyApprove{Ceremony: second.Ceremony, Approval: l.approval(second, carol, fsm.DomainApproval)})
-	row, _ := l.machine.State().Cluster()
-	if row.Operators.Number != 3 || row.Policy.Copies != 2 {
-		t.Fatalf("cluster %+v", row)
-	}
-	l.refused(fsm.NotAllowed, l.alice, a, &fsm.TokenRemove{}) // no operator any more
-
-	set := first
-	for record := range l.machine.State().Governs(2) {
-		next, err := fsm.VerifyGovern(set, record)
-		if err != nil || next.Digest() != record.Digest {
-			t.Fatalf("record %d: %v", record.Number, err)
-		}
-		forged := *record
-		forged.Approvals = forged.Approvals[:len(forged.Approvals)-1]
-		if _, err := fsm.VerifyGovern(set, &forged); err == nil {
-			t.Errorf("record %d verifies with an approval too few", record.Number)
-		}
-		forged = *record
-		forged.Approvals = slices.Repeat(record.Approvals[:1], len(record.Approvals))
-		if _, err := fsm.VerifyGovern(set, &forged); err == nil && len(record.Approvals) > 1 {
-			t.Errorf("record %d verifies with one approval twice", record.Number)
-		}
-		if _, err := fsm.VerifyGovern(next, record); err == nil {
-			t.Errorf("record %d verifies under the set that it makes", record.Number)
-		}
-		set = next
-	}
-	if set.Digest() != row.Operators.Digest() {
-		t.Error("the chain ends elsewhere")
-	}
-}
-
 func TestProves(t *testing.T) {
 	people := byID([]person{newPerson("1"), newPerson("2"), newPerson("3"), newPerson("4"), newPerson("5")})
 	plan := &dkek.Plan{Threshold: 3}
