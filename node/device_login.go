@@ -78,7 +78,10 @@ func (d *deviceRoom) guard(ctx context.Context, kind pinKind, pin *hsm.Secret, s
 			left = tries.SO
 		}
 	}
-	mark := d.rejected.mark(kind, info.Serial, pin)
+	mark, err := d.rejected.mark(kind, info.Serial, pin)
+	if err != nil {
+		return err
+	}
 	if err := d.rejected.refuses(mark, left); err != nil {
 		return err
 	}
@@ -162,7 +165,11 @@ func (d *deviceRoom) pinIs(ctx context.Context, new, old *hsm.Secret) error {
 	d.suspect()
 	err := d.rejected.forget(userPINKind)
 	if info, infoErr := d.token.Info(ctx); infoErr == nil && old != nil && !old.Equal(new) {
-		err = errors.Join(err, d.rejected.reject(d.rejected.mark(userPINKind, info.Serial, old)))
+		mark, markErr := d.rejected.mark(userPINKind, info.Serial, old)
+		if markErr == nil {
+			markErr = d.rejected.reject(mark)
+		}
+		err = errors.Join(err, markErr)
 	}
 	if err != nil {
 		return fmt.Errorf("node: the PIN is changed, but the file %q could not be: %w", rejectedFile, err)

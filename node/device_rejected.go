@@ -1,7 +1,6 @@
 package node
 
 import (
-	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -32,13 +31,28 @@ const (
 )
 
 // rejectedPINs are the PINs that must not be sent again, as keyed hashes: whoever
-// steals the disk without the seal secret cannot try PINs against them.
+// steals the disk without the seal secret cannot try PINs against them. The key
+// is random, drawn with the file and sealed in it, so that the marks outlive a
+// change of the seal secret.
 type rejectedPINs struct {
-	node *Node
-	mu   sync.Mutex
-	read bool
-	list []pinMark
+	node   *Node
+	mu     sync.Mutex
+	read   bool
+	key    *secret.Bytes // nil: none drawn yet
+	sealed []byte        // key, as it lies in the file
+	list   []pinMark
 }
+
+// rejectedRecord is the file "pin-rejected", JSON.
+type rejectedRecord struct {
+	Format int `json:"format"` // 1
+	// SealedKey is the key (32 bytes) in a box of purpose "rejected PINs" with
+	// the node ID as context.
+	SealedKey []byte    `json:"sealed_key"`
+	Marks     []pinMark `json:"marks"`
+}
+
+const rejectedPurpose = "rejected PINs"
 
 // pinMark is one PIN. Left tells a rejection from a send of which the outcome is
 // not known, because the process ended in between.
@@ -53,22 +67,40 @@ type pinMark struct {
 
 func newRejectedPINs(n *Node) *rejectedPINs { return &rejectedPINs{node: n} }
 
-// mark hashes a PIN: HMAC-SHA256 over kind, 0, serial, 0, PIN, under
-// HKDF-SHA256(seal secret, no salt, "keycustodian v1 rejected PIN").
-func (r *rejectedPINs) mark(kind pinKind, serial string, pin *hsm.Secret) pinMark {
+// mark hashes a PIN: HMAC-SHA256 over kind, 0, serial, 0, PIN, under the file's
+// key.
+func (r *rejectedPINs) mark(kind pinKind, serial string, pin *hsm.Secret) (pinMark, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(); err != nil {
+		return pinMark{}, err
+	}
+	if err := r.draw(); err != nil {
+		return pinMark{}, err
+	}
 	var sum []byte
-	r.node.seal.With(func(seal []byte) {
-		key, err := hkdf.Key(sha256.New, seal, nil, "keycustodian v1 rejected PIN", sha256.Size)
-		if err != nil {
-			return // not for this size
-		}
-		defer secret.Wipe(key)
+	r.key.With(func(key []byte) {
 		mac := hmac.New(sha256.New, key)
 		mac.Write([]byte(string(kind) + "\x00" + serial + "\x00"))
 		pin.With(func(p []byte) { mac.Write(p) })
 		sum = mac.Sum(nil)
 	})
-	return pinMark{Kind: kind, Serial: serial, Hash: hex.EncodeToString(sum)}
+	return pinMark{Kind: kind, Serial: serial, Hash: hex.EncodeToString(sum)}, nil
+}
+
+// draw makes a key where there is none. It is stored with the first mark.
+func (r *rejectedPINs) draw() error {
+	if r.key != nil {
+		return nil
+	}
+	box, err := r.node.box(rejectedPurpose)
+	if err != nil {
+		return err
+	}
+	key := secret.Random(secret.KeySize)
+	key.With(func(p []byte) { r.sealed = box.Seal(p, r.node.id[:]) })
+	r.key = key
+	return nil
 }
 
 func (m pinMark) same(o pinMark) bool {
@@ -120,8 +152,10 @@ func (r *rejectedPINs) clear(m pinMark) error { return r.change(m, true) }
 func (r *rejectedPINs) forget(kind pinKind) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.load(); err != nil { // a file that does not read is replaced
+		r.list, r.read = nil, true
+	}
 	r.list = slices.DeleteFunc(r.list, func(m pinMark) bool { return m.Kind == kind })
-	r.read = true
 	return r.store()
 }
 
@@ -143,7 +177,7 @@ func (r *rejectedPINs) store() error {
 	if len(r.list) == 0 {
 		return r.node.files.remove(rejectedFile)
 	}
-	content, err := json.MarshalIndent(r.list, "", "  ")
+	content, err := json.MarshalIndent(rejectedRecord{Format: 1, SealedKey: r.sealed, Marks: r.list}, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -160,12 +194,55 @@ func (r *rejectedPINs) load() error {
 		r.read = true
 		return nil
 	}
+	var record rejectedRecord
 	if err == nil {
-		err = json.Unmarshal(content, &r.list)
+		record, err = parseRejected(content)
+	}
+	var box *secret.Box
+	if err == nil {
+		box, err = r.node.box(rejectedPurpose)
+	}
+	var key []byte
+	if err == nil {
+		key, err = box.Open(record.SealedKey, r.node.id[:])
 	}
 	if err != nil {
-		return fmt.Errorf("node: the file %q does not read (%w): no PIN is sent until it is unblocked or the file removed", rejectedFile, err)
+		return fmt.Errorf("node: the file %q does not read (%w): no PIN is sent until that file is removed", rejectedFile, err)
 	}
-	r.read = true
+	r.read, r.key, r.sealed, r.list = true, secret.Take(key), record.SealedKey, record.Marks
 	return nil
+}
+
+// reseal has the key sealed under the next secret. It is drawn here at the
+// latest, so that none is sealed under the former one meanwhile.
+func (r *rejectedPINs) reseal(with *resealing) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(); err != nil {
+		r.node.logger.Error("device: the rejected PINs stay as they are", "reason", err)
+		return nil
+	}
+	if err := r.draw(); err != nil {
+		return err
+	}
+	if err := with.rejected(); err != nil {
+		return err
+	}
+	box, err := secret.NewBox(with.next, rejectedPurpose)
+	if err != nil {
+		return err
+	}
+	r.key.With(func(p []byte) { r.sealed = box.Seal(p, r.node.id[:]) })
+	return nil
+}
+
+func parseRejected(content []byte) (rejectedRecord, error) {
+	var record rejectedRecord
+	if err := json.Unmarshal(content, &record); err != nil {
+		return rejectedRecord{}, err
+	}
+	if record.Format != 1 {
+		return rejectedRecord{}, fmt.Errorf("format %d, want 1", record.Format)
+	}
+	return record, nil
 }

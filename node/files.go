@@ -140,6 +140,24 @@ func (d disk) makeFolder(name string) error {
 type memoryFiles struct {
 	mu      sync.Mutex
 	content map[string][]byte
+	// changing, where a test sets it, may refuse a change to a file.
+	changing func(name string) error
+}
+
+// change does one change, unless it is refused.
+func (m *memoryFiles) change(name string, do func()) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.changing != nil {
+		if err := m.changing(name); err != nil {
+			return err
+		}
+	}
+	if m.content == nil {
+		m.content = make(map[string][]byte)
+	}
+	do()
+	return nil
 }
 
 func (m *memoryFiles) read(name string) ([]byte, error) {
@@ -153,30 +171,15 @@ func (m *memoryFiles) read(name string) ([]byte, error) {
 }
 
 func (m *memoryFiles) write(name string, content []byte) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.content == nil {
-		m.content = make(map[string][]byte)
-	}
-	m.content[name] = slices.Clone(content)
-	return nil
+	return m.change(name, func() { m.content[name] = slices.Clone(content) })
 }
 
 func (m *memoryFiles) append(name string, content []byte) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.content == nil {
-		m.content = make(map[string][]byte)
-	}
-	m.content[name] = append(slices.Clone(m.content[name]), content...)
-	return nil
+	return m.change(name, func() { m.content[name] = append(slices.Clone(m.content[name]), content...) })
 }
 
 func (m *memoryFiles) remove(name string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.content, name)
-	return nil
+	return m.change(name, func() { delete(m.content, name) })
 }
 
 func (m *memoryFiles) list(folder string) ([]string, error) {

@@ -19,6 +19,7 @@ func deviceEndpoints() map[string]endpoint {
 		api.DeviceInfo:       ask(deviceInfo),
 		api.DeviceWipe:       ask(wipe),
 		api.DeviceAside:      ask(decideAside),
+		api.DeviceReseal:     enter(2, resealNode),
 		api.DevicePINChange:  enter(2, changePIN),
 		api.DevicePINUnblock: enter(2, unblockPIN),
 	}
@@ -47,6 +48,19 @@ func changePIN(ctx context.Context, a *asked, secrets []*secret.Bytes) (api.Ack,
 
 func unblockPIN(ctx context.Context, a *asked, secrets []*secret.Bytes) (api.Ack, error) {
 	return api.Ack{}, a.node.UnblockPIN(ctx, secrets[0], secrets[1])
+}
+
+func resealNode(ctx context.Context, a *asked, secrets []*secret.Bytes) (api.Ack, error) {
+	var keys [2]*secret.Bytes
+	for i, what := range []string{"present seal secret", "new seal secret"} {
+		key, err := secret.Key(ctx, secret.Fixed(secrets[i]), what)
+		if err != nil {
+			return api.Ack{}, malformed("%v", err)
+		}
+		defer key.Wipe()
+		keys[i] = key
+	}
+	return api.Ack{}, a.node.Reseal(ctx, keys[0], keys[1])
 }
 
 func listDevices(ctx context.Context, a *asked) (api.Devices, error) {

@@ -49,7 +49,7 @@ type Node struct {
 
 	mu      sync.Mutex // held while the node unseals, enters a cluster or closes
 	sealed  atomic.Pointer[error]
-	seal    *secret.Bytes
+	seal    atomic.Pointer[secret.Bytes] // changed by Reseal, under mu
 	fatal   atomic.Pointer[error]
 	stopped chan struct{} // closed once, when the node cannot go on
 
@@ -214,7 +214,7 @@ func (n *Node) Close(ctx context.Context) error {
 	}
 	n.loops.Wait()
 	errs = append(errs, n.closeDevice())
-	n.seal.Wipe()
+	n.seal.Load().Wipe()
 	n.release()
 	return errors.Join(errs...)
 }
@@ -272,7 +272,7 @@ func (n *Node) run(loop func(ctx context.Context)) {
 }
 
 // box derives the box that seals what one purpose keeps on disk.
-func (n *Node) box(purpose string) (*secret.Box, error) { return secret.NewBox(n.seal, purpose) }
+func (n *Node) box(purpose string) (*secret.Box, error) { return secret.NewBox(n.seal.Load(), purpose) }
 
 func (n *Node) logFolder() string {
 	if n.config.Memory != nil {

@@ -76,7 +76,7 @@ func (r *releaseRoom) load() error {
 	if err != nil {
 		return fmt.Errorf("node: releases: %w", err)
 	}
-	notes, whole, last := r.parse(content)
+	notes, whole, last := parseReleases(r.box, r.node.id, content)
 	switch {
 	case whole == len(content):
 	case last:
@@ -94,9 +94,9 @@ func (r *releaseRoom) load() error {
 	return nil
 }
 
-// parse reads whole records, and says how many bytes they are and whether
-// nothing but the torn end of one follows.
-func (r *releaseRoom) parse(content []byte) (notes []ReleaseNote, whole int, last bool) {
+// parseReleases reads whole records, and says how many bytes they are and
+// whether nothing but the torn end of one follows.
+func parseReleases(box *secret.Box, id dkek.NodeID, content []byte) (notes []ReleaseNote, whole int, last bool) {
 	for rest := content; len(rest) > 0; rest = content[whole:] {
 		if len(rest) < 4 {
 			return notes, whole, true
@@ -109,7 +109,7 @@ func (r *releaseRoom) parse(content []byte) (notes []ReleaseNote, whole int, las
 		if len(rest) < end {
 			return notes, whole, true
 		}
-		plain, err := r.box.Open(rest[4:end], r.context(len(notes)))
+		plain, err := box.Open(rest[4:end], releaseContext(id, len(notes)))
 		var note ReleaseNote
 		if err != nil || wireDecoder.Unmarshal(plain, &note) != nil {
 			return notes, whole, len(rest) == end
@@ -119,9 +119,19 @@ func (r *releaseRoom) parse(content []byte) (notes []ReleaseNote, whole int, las
 	return notes, whole, true
 }
 
-func (r *releaseRoom) context(number int) []byte {
-	c := append([]byte(releaseMagic), r.node.id[:]...)
+func releaseContext(id dkek.NodeID, number int) []byte {
+	c := append([]byte(releaseMagic), id[:]...)
 	return binary.BigEndian.AppendUint64(c, uint64(number))
+}
+
+// encodeRelease seals a record as it lies in the file.
+func encodeRelease(box *secret.Box, id dkek.NodeID, number int, note ReleaseNote) ([]byte, error) {
+	plain, err := wireEncoder.Marshal(note)
+	if err != nil {
+		return nil, err
+	}
+	sealed := box.Seal(plain, releaseContext(id, number))
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(sealed))), sealed...), nil
 }
 
 // record writes a release down; it is on disk when this returns nil. One that is
@@ -141,13 +151,12 @@ func (r *releaseRoom) record(note ReleaseNote) error {
 			return err
 		}
 	}
-	plain, err := wireEncoder.Marshal(note)
+	content, err := encodeRelease(r.box, r.node.id, len(r.notes), note)
 	if err != nil {
 		return err
 	}
-	sealed := r.box.Seal(plain, r.context(len(r.notes)))
 	r.torn = true
-	if err := r.node.files.append(releaseFile, append(binary.BigEndian.AppendUint32(nil, uint32(len(sealed))), sealed...)); err != nil {
+	if err := r.node.files.append(releaseFile, content); err != nil {
 		return fmt.Errorf("node: releases: %w", err)
 	}
 	r.torn = false

@@ -21,6 +21,7 @@ const shareFolder = "shares"
 type shareRoom struct {
 	node     *Node
 	box      *secret.Box
+	former   *secret.Box // while shares are sealed anew: what some still open under
 	releases *releaseRoom
 
 	mu   sync.Mutex // the files, and held
@@ -107,6 +108,9 @@ func (s *shareRoom) open(name sharingName) (*dkek.Bundle, *dkek.Sharing, error) 
 		return nil, nil, fmt.Errorf("node: share %s: the file is of cluster %v, holder %v, epoch %d, attempt %d: put each share back to its holder", name, plan.Cluster, file.Holder, plan.Epoch, plan.Attempt)
 	}
 	bundle, err := file.Open(s.box)
+	if err != nil && s.former != nil {
+		bundle, err = file.Open(s.former)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("node: share %s: %w", name, err)
 	}

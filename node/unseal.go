@@ -31,7 +31,7 @@ func (n *Node) Unseal(ctx context.Context, seal *secret.Bytes) error {
 	switch {
 	case err == nil:
 		n.logger.Info("the node is unsealed")
-	case n.seal == nil:
+	case n.seal.Load() == nil:
 		err = n.remainSealed(err)
 	default:
 		n.stop(err)
@@ -63,7 +63,8 @@ func (n *Node) unseal(ctx context.Context, source secret.Source) error {
 		}
 		return err
 	}
-	n.seal, n.id, n.key = seal, who.node, who.key
+	n.seal.Store(seal)
+	n.id, n.key = who.node, who.key
 	if n.spki, err = x509.MarshalPKIXPublicKey(who.key.Public()); err != nil {
 		return err
 	}
@@ -84,6 +85,14 @@ func (n *Node) unseal(ctx context.Context, source secret.Source) error {
 // device, and where there is no identity yet draws one. After an error the
 // device is closed again if this opened it.
 func (n *Node) openSealed(ctx context.Context, seal *secret.Bytes) (identity, error) {
+	former, err := formerSeal(n.files, seal)
+	if err != nil {
+		return identity{}, err
+	}
+	if former != nil {
+		defer former.Wipe()
+		return n.openBetween(ctx, former, seal)
+	}
 	box, err := secret.NewBox(seal, nodeKeyBox)
 	if err != nil {
 		return identity{}, err
