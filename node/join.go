@@ -116,6 +116,9 @@ func (n *Node) letIn(ctx context.Context, request transport.JoinRequest) (joinAn
 	}
 	// A joiner that never got its answer asks again: it is a member already.
 	if member, ok := n.view().Member(asked.Member.ID); !ok || member.Fingerprint != dkek.Fingerprint(request.Peer) {
+		if err := n.tokenIsKnown(ctx, dkek.Fingerprint(request.Token)); err != nil {
+			return joinAnswer{}, err
+		}
 		if _, err := n.do(ctx, &fsm.MemberAdd{Member: asked.Member, Token: dkek.Fingerprint(request.Token), Signed: asked.Signed}); err != nil {
 			return joinAnswer{}, err
 		}
@@ -131,6 +134,22 @@ func (n *Node) letIn(ctx context.Context, request transport.JoinRequest) (joinAn
 		answer.Chain = append(answer.Chain, *record)
 	}
 	return answer, nil
+}
+
+// tokenIsKnown turns strangers away before anything is proposed for them: whoever
+// has a key can sign with it.
+func (n *Node) tokenIsKnown(ctx context.Context, token dkek.Fingerprint) error {
+	if _, ok := n.view().Token(token); ok {
+		return nil
+	}
+	view, err := n.consistent(ctx) // it may be newer than this node's state
+	if err != nil {
+		return err
+	}
+	if _, ok := view.Token(token); !ok {
+		return &fsm.Error{Code: fsm.NotFound, Message: "the token is not known, was used, or has expired: make another with nodectl cluster token"}
+	}
+	return nil
 }
 
 // newMember is this node as it introduces itself.
