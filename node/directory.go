@@ -135,7 +135,9 @@ func (d *directory) recall() error {
 	}
 	var list memberList
 	if err := wireDecoder.Unmarshal(content, &list); err != nil {
-		return fmt.Errorf("node: the file %q is damaged: delete it, the members will be asked", membersFile)
+		// Not worth a refusal: the state and the members themselves say it too.
+		d.node.logger.Warn("members: the file is damaged and left aside", "file", membersFile, "reason", err)
+		return nil
 	}
 	d.learned.Store(&list)
 	return nil

@@ -58,6 +58,15 @@ func newPinRoom(n *Node) (*pinRoom, error) {
 	return p, nil
 }
 
+// complete refuses to go on in a cluster without the pins that init and join
+// write before they enter it: the node would believe nobody, and release nothing.
+func (p *pinRoom) complete() error {
+	if p.set().Number == 0 {
+		return fmt.Errorf("node: pins: the file %q is missing, so this node cannot tell who may approve: put it back, or remove this node and join anew with an empty data folder", pinFile)
+	}
+	return nil
+}
+
 func (p *pinRoom) context() []byte { return append([]byte(pinMagic), p.node.id[:]...) }
 
 func (p *pinRoom) open(content []byte) ([]fsm.OperatorSet, error) {

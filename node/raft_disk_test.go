@@ -157,6 +157,42 @@ func TestDamagedFilesRefuseTheStartAndSayWhichOne(t *testing.T) {
 	}
 }
 
+// Any page of the log's file may be lost, and any number at its end: such a log is
+// refused by name, and never a panic that ends the process.
+func TestALostPageOfTheLogIsNoPanic(t *testing.T) {
+	dir := t.TempDir()
+	fillDisk(t, dir, "one", "two", "three")
+	path := filepath.Join(dir, "raft/log.db")
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, refused := os.Getpagesize(), 0
+	try := func(damaged []byte) {
+		if err := os.WriteFile(path, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		store, err := openBolt(path)
+		if err == nil { // it was a free page
+			store.Close()
+			return
+		}
+		if damage := (*DamagedLogError)(nil); !errors.As(err, &damage) || damage.Path != path {
+			t.Errorf("%v", err)
+		}
+		refused++
+	}
+	for at := 2 * size; at < len(content); at += size {
+		lost := slices.Clone(content)
+		clear(lost[at : at+size])
+		try(lost)
+		try(content[:at])
+	}
+	if refused == 0 {
+		t.Error("no damaged log was refused")
+	}
+}
+
 func half(b []byte) []byte { return b[:len(b)/2] }
 
 func flip(b []byte) []byte {

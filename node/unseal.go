@@ -78,6 +78,9 @@ func (n *Node) unseal(ctx context.Context, source secret.Source) error {
 	if who.cluster == (dkek.ClusterID{}) {
 		return nil
 	}
+	if err := n.pins.complete(); err != nil {
+		return err
+	}
 	return n.enter(who.cluster)
 }
 
@@ -102,6 +105,13 @@ func (n *Node) openSealed(ctx context.Context, seal *secret.Bytes) (identity, er
 	if err != nil && !isNew {
 		return identity{}, err
 	}
+	if isNew {
+		// Nobody else's file may get a new owner: what is sealed here would open
+		// no more, and its node would be gone.
+		if err := noneOf(n.files, pinFile, membersFile); err != nil {
+			return identity{}, err
+		}
+	}
 	if err := n.openDevice(ctx, seal); err != nil {
 		return identity{}, err
 	}
@@ -113,6 +123,16 @@ func (n *Node) openSealed(ctx context.Context, seal *secret.Bytes) (identity, er
 		return identity{}, errors.Join(err, n.dropDevice())
 	}
 	return who, nil
+}
+
+// noneOf refuses a folder that lacks its identity and has other files of a node.
+func noneOf(f files, names ...string) error {
+	for _, name := range names {
+		if _, err := f.read(name); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("node: identity: the file %q is missing and %q is there: put it back, or remove this node and join anew with an empty data folder", identityFile, name)
+		}
+	}
+	return nil
 }
 
 // openDevice opens the device that could not be opened without the seal secret.
