@@ -40,6 +40,9 @@ func (n *Node) standing(view *fsm.View) error {
 	if err := m.log.Err(); err != nil {
 		return err
 	}
+	if err := n.diskTrouble(); err != nil {
+		return err
+	}
 	if _, ok := view.Proven(); !ok {
 		return ErrNoDKEK
 	}

@@ -40,6 +40,7 @@ func meanings() []meaning {
 		{ErrRemoved, api.CodeUnavailable, "ask another node"},
 		{ErrClosed, api.CodeUnavailable, "ask another node"},
 		{ErrNoLeader, api.CodeNoQuorum, "too few nodes answer for a change: bring them back, then try again"},
+		{ErrDisk, api.CodeUnavailable, "make room on that node's disk, or ask another node: it goes on by itself"},
 		{ErrNotAppended, api.CodeNoQuorum, "nothing was changed: try again"},
 		{ErrTooLarge, api.CodeTooLarge, "send less at once"},
 		{hsm.ErrPINBlocked, api.CodePINBlocked, "on that node: nodectl device pin unblock"},

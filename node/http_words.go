@@ -22,6 +22,7 @@ type word struct {
 	Version string `cbor:"2,keyasint"`
 	API     string `cbor:"3,keyasint"` // where its API answers
 	Applied uint64 `cbor:"4,keyasint"`
+	Missing string `cbor:"5,keyasint,omitempty"` // of api.Health
 }
 
 // words are what the members said last. They decide nothing: they are shown.
@@ -58,7 +59,8 @@ func answerMembers[Q, A any](f *face, method string, answer func(ctx context.Con
 }
 
 func (n *Node) word() word {
-	w := word{State: n.health().State, Version: buildVersion(), API: n.apiAddress()}
+	health := n.health()
+	w := word{State: health.State, Missing: health.Missing, Version: buildVersion(), API: n.apiAddress()}
 	if m := n.cluster.Load(); m != nil {
 		w.Applied = m.log.AppliedIndex()
 	}
@@ -130,6 +132,14 @@ func (w *words) last(id dkek.NodeID) heard {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.heard[id]
+}
+
+// said is what a member said about itself last.
+func (f *face) said(id dkek.NodeID) word {
+	if id == f.node.id {
+		return f.node.word()
+	}
+	return f.words.last(id).word
 }
 
 // reachable tells whether a member answered when it was last asked, and before

@@ -189,6 +189,9 @@ func (r *keyRoom) enoughDevices(view *fsm.View, keyType hsm.KeyType, copies int)
 
 // make makes one version: in the device, proven, committed, synced, covered.
 func (r *keyRoom) make(ctx context.Context, m *making) (*fsm.Version, error) {
+	if err := r.node.diskTrouble(); err != nil {
+		return nil, notAppended(err)
+	}
 	if err := r.takeOff(m.request); err != nil {
 		return nil, err
 	}

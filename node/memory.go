@@ -33,8 +33,13 @@ func (m *Memory) take() (func(), error) {
 
 // memoryStores are Raft's stores in memory.
 type memoryStores struct {
-	log       *raft.InmemStore
+	log       memoryLog
 	snapshots *raft.InmemSnapshotStore
+}
+
+type memoryLog interface {
+	raft.LogStore
+	raft.StableStore
 }
 
 // open returns the stores as they were left, or empty ones.

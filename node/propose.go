@@ -52,7 +52,7 @@ func (n *Node) propose(ctx context.Context, command fsm.Command) (fsm.Result, er
 		}
 		unknown = unknown || errors.Is(err, ErrOutcomeUnknown)
 		repeat := errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, ErrNotAppended)
-		if repeat && !errors.Is(err, ErrNoLeader) && ctx.Err() == nil {
+		if repeat && !errors.Is(err, ErrNoLeader) && !errors.Is(err, ErrDisk) && ctx.Err() == nil {
 			select {
 			case <-time.After(proposeRetry):
 				continue

@@ -128,6 +128,7 @@ func openRaft(config raftConfig) (_ *raftLog, err error) {
 	l := &raftLog{config: config, stores: stores, mark: mark, acks: newAckedTransport(config.Transport),
 		failed: make(chan struct{}), stop: make(chan struct{}), leaderless: time.Now()}
 	l.machine = &raftMachine{id: raft.ServerID(config.ID), machine: config.Machine, mark: mark, fail: l.fail, inARow: -1} // the restore at a start does not count
+	stores.stable.fail = l.fail
 	// Raft's loop waits for this channel's reader, who is not always there at once.
 	notify := make(chan bool, 64)
 	l.raft, err = raft.NewRaft(config.raft(logger, notify), l.machine, stores.log, stores.stable, stores.snapshots, l.acks)

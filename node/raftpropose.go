@@ -16,7 +16,7 @@ func (l *raftLog) Propose(ctx context.Context, command []byte) (Applied, error) 
 	defer cancel()
 	for start := time.Now(); ; {
 		applied, err := l.proposeOnce(ctx, command)
-		if err == nil || !errors.Is(err, ErrNotAppended) || l.Err() != nil {
+		if err == nil || !errors.Is(err, ErrNotAppended) || errors.Is(err, ErrDisk) || l.Err() != nil {
 			return applied, proposeError(err)
 		}
 		if !l.waitForLeader(ctx, start) {
@@ -36,6 +36,9 @@ func proposeError(err error) error {
 func (l *raftLog) proposeOnce(ctx context.Context, command []byte) (Applied, error) {
 	if err := l.Err(); err != nil {
 		return Applied{}, notAppended(err)
+	}
+	if err := l.diskTrouble(); err != nil {
+		return Applied{}, notAppended(err) // it could be committed and never come here
 	}
 	if l.raft.State() == raft.Leader {
 		return l.append(ctx, command)

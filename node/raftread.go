@@ -18,7 +18,7 @@ func (l *raftLog) ReadBarrier(ctx context.Context) (uint64, error) {
 		if err == nil {
 			return index, l.WaitApplied(ctx, index)
 		}
-		if l.Err() != nil || !l.waitForLeader(ctx, start) {
+		if l.Err() != nil || errors.Is(err, ErrDisk) || !l.waitForLeader(ctx, start) {
 			return 0, fmt.Errorf("node: read barrier: %w", err)
 		}
 	}
@@ -28,7 +28,7 @@ func (l *raftLog) askReadIndex(ctx context.Context) (uint64, error) {
 	if l.raft.State() == raft.Leader {
 		return l.readIndex(ctx)
 	}
-	if err := l.Err(); err != nil {
+	if err := errors.Join(l.Err(), l.diskTrouble()); err != nil {
 		return 0, err
 	}
 	leader, ok := l.Leader()

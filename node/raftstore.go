@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -17,8 +18,8 @@ import (
 
 // raftStores is what Raft keeps: the log, its vote and term, and snapshots.
 type raftStores struct {
-	log       raft.LogStore
-	stable    raft.StableStore
+	log       *watchedLog
+	stable    *voteStore
 	snapshots *snapshotStore
 	path      string // of the log's file; "" in memory
 	close     func() error
@@ -34,7 +35,7 @@ func openStores(dir string, memory *memoryStores, logger hclog.Logger) (*raftSto
 			memory = new(memoryStores)
 		}
 		memory.open()
-		return &raftStores{log: memory.log, stable: &voteStore{StableStore: memory.log},
+		return &raftStores{log: &watchedLog{LogStore: memory.log}, stable: &voteStore{StableStore: memory.log},
 			snapshots: &snapshotStore{SnapshotStore: memory.snapshots},
 			close:     func() error { return nil }}, nil
 	}
@@ -62,7 +63,7 @@ func openStores(dir string, memory *memoryStores, logger hclog.Logger) (*raftSto
 		bolt.Close()
 		return nil, fmt.Errorf("node: open log: %w", err)
 	}
-	return &raftStores{log: cache, stable: &voteStore{StableStore: bolt}, snapshots: snapshots, path: path, close: bolt.Close}, nil
+	return &raftStores{log: &watchedLog{LogStore: cache}, stable: &voteStore{StableStore: bolt}, snapshots: snapshots, path: path, close: bolt.Close}, nil
 }
 
 // openBolt opens the log's file. Without these options an append to an aged file
@@ -74,19 +75,19 @@ func openBolt(path string) (store *raftboltdb.BoltStore, err error) {
 			store, err = nil, &DamagedLogError{Path: path, Cause: fmt.Errorf("%v", cause)}
 		}
 	}()
-	_, missing := os.Stat(path)
+	info, missing := os.Stat(path)
+	if missing == nil && info.Size() > 0 {
+		if err := walkBolt(path); err != nil {
+			return nil, boltError(path, err)
+		}
+	}
 	options := *bbolt.DefaultOptions
 	options.Timeout = storeLockTimeout
 	options.NoFreelistSync = true
 	options.FreelistType = bbolt.FreelistMapType
 	store, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &options})
-	switch {
-	case errors.Is(err, bbolterrors.ErrTimeout):
-		return nil, fmt.Errorf("node: open log %s: %w", path, ErrInUse)
-	case errors.Is(err, bbolterrors.ErrInvalid), errors.Is(err, bbolterrors.ErrChecksum), errors.Is(err, bbolterrors.ErrVersionMismatch):
-		return nil, &DamagedLogError{Path: path, Cause: err}
-	case err != nil:
-		return nil, fmt.Errorf("node: open log: %w", err)
+	if err != nil {
+		return nil, boltError(path, err)
 	}
 	if missing != nil { // a new file is there after a power cut only if its folder says so
 		if err := secret.SyncFolder(filepath.Dir(path)); err != nil {
@@ -95,6 +96,40 @@ func openBolt(path string) (store *raftboltdb.BoltStore, err error) {
 		}
 	}
 	return store, nil
+}
+
+// walkBolt reads every page that the log's file should have. bbolt does so itself
+// when it opens a file to write, on a goroutine whose panic nobody can catch.
+func walkBolt(path string) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // a page beyond the end
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = &DamagedLogError{Path: path, Cause: fmt.Errorf("%v", cause)}
+		}
+	}()
+	file, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: storeLockTimeout})
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return file.View(func(tx *bbolt.Tx) error {
+		return tx.ForEach(func(_ []byte, bucket *bbolt.Bucket) error {
+			return bucket.ForEach(func(_, _ []byte) error { return nil })
+		})
+	})
+}
+
+func boltError(path string, err error) error {
+	var damaged *DamagedLogError
+	switch {
+	case errors.As(err, &damaged):
+		return err
+	case errors.Is(err, bbolterrors.ErrTimeout):
+		return fmt.Errorf("node: open log %s: %w", path, ErrInUse)
+	case errors.Is(err, bbolterrors.ErrInvalid), errors.Is(err, bbolterrors.ErrChecksum), errors.Is(err, bbolterrors.ErrVersionMismatch):
+		return &DamagedLogError{Path: path, Cause: err}
+	}
+	return fmt.Errorf("node: open log: %w", err)
 }
 
 // DamagedLogError refuses a start: part of the log or of a snapshot cannot be read.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -22,6 +23,7 @@ const (
 // candidate, who would then get this term's vote again without a look at its log.
 type voteStore struct {
 	raft.StableStore
+	fail func(error) // stops the log for good
 
 	mu      sync.Mutex
 	pending uint64 // a vote's term, waiting for its candidate
@@ -29,12 +31,23 @@ type voteStore struct {
 
 func (v *voteStore) SetUint64(key []byte, value uint64) error {
 	if string(key) != keyVoteTerm {
-		return v.StableStore.SetUint64(key, value)
+		return v.orStop(v.StableStore.SetUint64(key, value))
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.pending = value
 	return nil
+}
+
+// orStop ends the log where its term cannot be written. Raft would panic, and
+// take the process along that may have other work to do.
+func (v *voteStore) orStop(err error) error {
+	if err == nil || v.fail == nil {
+		return err
+	}
+	v.fail(fmt.Errorf("%w: the term: %w", ErrDisk, err))
+	runtime.Goexit() // of Raft's loop
+	return err
 }
 
 func (v *voteStore) Set(key, value []byte) error {

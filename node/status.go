@@ -81,10 +81,7 @@ func (f *face) members(view *fsm.View, at *times) []api.Member {
 		}
 	}
 	for m := range view.Members() {
-		said := f.words.last(m.ID).word
-		if m.ID == f.node.id {
-			said = f.node.word()
-		}
+		said := f.said(m.ID)
 		wire := api.Member{
 			ID: m.ID.String(), Name: m.Name, Address: m.Addr, APIAddress: f.addressOf(m), Fingerprint: m.Fingerprint.String(),
 			Suffrage: "nonvoter", Leader: m.ID.String() == leader, Reachable: f.reachable(m.ID), State: said.State, Version: said.Version,

@@ -30,7 +30,7 @@ func (f *face) warnings(view *fsm.View, s api.Status) []string {
 	proven, hasDKEK := view.Proven()
 	add(hasDKEK && !s.Restore.Possible, "a lost device could not be replaced now: %s", s.Restore.Why)
 	add(hasDKEK && s.Restore.Possible && s.CanLose.Nodes == 0, "no further node may be lost: bring back or replace those that are missing")
-	w = append(w, membersWarnings(view, s)...)
+	w = append(w, f.membersWarnings(view, s)...)
 	add(s.DKEK.Unproven != 0, "unproven: run a drill (nodectl dkek drill): no device has proven epoch %d yet", s.DKEK.Unproven)
 	add(s.DKEK.ReshareDue != "", "a reshare is due (nodectl dkek reshare): %s", s.DKEK.ReshareDue)
 	add(s.Keys.Short > 0, "%d key versions are on fewer devices than their policy wants", s.Keys.Short)
@@ -49,7 +49,7 @@ func (f *face) warnings(view *fsm.View, s api.Status) []string {
 	return w
 }
 
-func membersWarnings(view *fsm.View, s api.Status) []string {
+func (f *face) membersWarnings(view *fsm.View, s api.Status) []string {
 	var w, silent, sealed []string
 	for _, m := range s.Members {
 		switch {
@@ -69,6 +69,8 @@ func membersWarnings(view *fsm.View, s api.Status) []string {
 	for m := range view.Members() {
 		if ok && m.Device != nil && m.Device.KCV != proven.KCV {
 			w = append(w, fmt.Sprintf("%s: its device (%s) does not hold the DKEK: nodectl device replace --node %s", m.Name, m.Device.State, m.Name))
+		} else if said := f.said(m.ID); ok && said.State == api.StateUnready && f.reachable(m.ID) {
+			w = append(w, fmt.Sprintf("%s is unready: %.300s", m.Name, said.Missing))
 		}
 	}
 	return w
