@@ -17,9 +17,12 @@ const (
 	upkeepEvery = 30 * time.Second
 	// upkeepPause is the least time between two looks, and upkeepShare how many
 	// times longer than the last look it is: looking at every key must stay a
-	// small part of the work while keys are made.
+	// small part of the work while keys are made, see upkeepLonger.
 	upkeepPause = 20 * time.Millisecond
 	upkeepShare = 20
+	// upkeepLonger is the longest such pause: a look that had much to do is soon
+	// followed by the next.
+	upkeepLonger = time.Second
 	// loadPause is how long a restore steps back when keys were used meanwhile.
 	loadPause = 2 * time.Millisecond
 	// failedPause is how long a key that could not be loaded is left alone.
@@ -85,7 +88,7 @@ func (u *upkeepRoom) part(name string, look func(context.Context) (time.Duration
 			if err != nil && ctx.Err() == nil {
 				u.node.logger.Info("upkeep: not done yet", "part", name, "reason", err)
 			}
-			if !sleepFor(ctx, max(upkeepPause, upkeepShare*time.Since(began))) {
+			if !sleepFor(ctx, min(max(upkeepPause, upkeepShare*time.Since(began)), upkeepLonger)) {
 				return
 			}
 			if again <= 0 || again > upkeepEvery {
