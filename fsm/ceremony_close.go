@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/keycustodian/keycustodian/dkek"
@@ -50,8 +51,25 @@ func (b *CeremonyClose) apply(t *txn) (Value, *Error) {
 	if err := t.mayClose(c, &s); err != nil {
 		return Value{}, err
 	}
-	t.closeCeremony(c, s.Outcome, s.Detail)
+	detail := s.Detail
+	if s.Outcome == OutcomeFailed {
+		detail += t.spoiledBy(c, m)
+	}
+	t.closeCeremony(c, s.Outcome, detail)
 	return Value{}, nil
+}
+
+// spoiledBy names those between whom a create failed: one of them may have lied
+// about the check value, which the first report fixed.
+func (t *txn) spoiledBy(c *Ceremony, by *Member) string {
+	if c.Kind != CeremonyCreate || len(c.Reports) == 0 {
+		return ""
+	}
+	sharing, err := t.sharingOf(c)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(" (given up by %s; check value %v %s)", by.Name, sharing.KCV, t.knownBy(sharing))
 }
 
 func (t *txn) mayClose(c *Ceremony, s *CloseStatement) *Error {

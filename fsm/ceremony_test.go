@@ -3,6 +3,7 @@ package fsm_test
 import (
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -453,5 +454,41 @@ func TestProves(t *testing.T) {
 		if got := fsm.Proves(plan, test.quorums); got != test.want {
 			t.Errorf("%s: %v", test.name, got)
 		}
+	}
+}
+
+// At a create the first report fixes the check value, so one that lies can spoil
+// the attempt: whoever looks into it must see who said what.
+func TestSpoiledCreateNamesBothReporters(t *testing.T) {
+	l := newLab(t)
+	l.init(fsm.Policy{})
+	l.join("node-b")
+	l.join("node-c")
+	a, b := l.nodes[0], l.nodes[1]
+	o := l.open(fsm.CeremonyCreate, a)
+	o.Plan = l.plan(nil, 2, l.nodes...)
+	l.addRecipients(o, l.nodes...)
+	l.openApproved(o)
+	l.deal(o)
+	s, _ := l.machine.State().Sharing(1, 1)
+	quorum := dkek.ProofQuorums(o.Plan)[0]
+	wrong := dkek.KCV{0xee}
+	l.self(b, l.proof(o, s, b, quorum, wrong))
+	result := l.apply(l.as(a, a, l.proof(o, s, a, quorum, labKCV)))
+	if result.Err == nil || result.Err.Code != fsm.Conflict {
+		t.Fatalf("got %v", result.Err)
+	}
+	l.self(a, l.close(o, a, fsm.OutcomeFailed))
+	row, _ := l.machine.State().Ceremony(o.Ceremony)
+	for _, part := range []string{"node-a", "node-b", wrong.String()} {
+		if !strings.Contains(result.Err.Message, part) {
+			t.Errorf("the refusal %q does not tell %s", result.Err.Message, part)
+		}
+		if !strings.Contains(row.Detail, part) {
+			t.Errorf("the outcome %q does not tell %s", row.Detail, part)
+		}
+	}
+	if !strings.Contains(result.Err.Message, labKCV.String()) {
+		t.Errorf("the refusal %q does not tell %v", result.Err.Message, labKCV)
 	}
 }

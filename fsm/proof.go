@@ -87,7 +87,7 @@ func (t *txn) checkReport(signed Signed, s *ReportStatement, c *Ceremony) (*Shar
 	case s.KCV == dkek.KCV{}, s.DeviceSerial == "":
 		return nil, refuse(BadRequest, "report without a check value or a device")
 	case sharing.KCV != dkek.KCV{} && s.KCV != sharing.KCV:
-		return nil, refuse(Conflict, "check value %v, and %v is known: a share or a dealing is wrong", s.KCV, sharing.KCV)
+		return nil, refuse(Conflict, "check value %v of %s's device, and %v %s: a share, a dealing or a report is wrong", s.KCV, m.Name, sharing.KCV, t.knownBy(sharing))
 	}
 	for _, text := range []string{s.DeviceKind, s.DeviceSerial} {
 		if err := checkText("device", text, MaxText); err != nil {
@@ -95,6 +95,29 @@ func (t *txn) checkReport(signed Signed, s *ReportStatement, c *Ceremony) (*Shar
 		}
 	}
 	return sharing, checkQuorum(s.Quorum, &sharing.Plan)
+}
+
+// knownBy says whose word a sharing's check value is: at a create the first
+// reporter's.
+func (t *txn) knownBy(s *SharingRow) string {
+	if s.Plan.KCV != (dkek.KCV{}) {
+		return "is the sharing's"
+	}
+	for _, signed := range s.Reports {
+		var r ReportStatement
+		if signed.peek(&r) == nil {
+			return "was reported first, by " + t.memberName(r.Node)
+		}
+	}
+	return "is known"
+}
+
+// memberName is a member's name, or the ID of one that is none any more.
+func (t *txn) memberName(id dkek.NodeID) string {
+	if m, ok := t.Member(id); ok {
+		return m.Name
+	}
+	return id.String()
 }
 
 // reported is the sharing that a ceremony's reports are about.
