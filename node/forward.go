@@ -35,6 +35,9 @@ type forwardedUse struct {
 	Hash       uint64           `cbor:"7,keyasint,omitempty"` // number of crypto.Hash
 	Scheme     string           `cbor:"8,keyasint,omitempty"`
 	Count      int              `cbor:"9,keyasint,omitempty"` // of random bytes
+	// Index is of the state that allowed it: the other node waits until it has
+	// that too.
+	Index uint64 `cbor:"10,keyasint,omitempty"`
 }
 
 type forwardedAnswer struct {
@@ -52,7 +55,7 @@ var useFaults = map[string]error{"input": hsm.ErrBadInput, "size": hsm.ErrTooLar
 // forward asks other nodes, first those whose devices hold the key. local is
 // why this node's device could not.
 func (r *keyRoom) forward(ctx context.Context, caller Caller, a *allowed, use KeyUse, local error) (KeyUsed, error) {
-	request := forwardedUse{Who: caller.Fingerprint, Verb: uint32(use.Verb)}
+	request := forwardedUse{Who: caller.Fingerprint, Verb: uint32(use.Verb), Index: a.view.Index()}
 	var used KeyUsed
 	var public crypto.PublicKey
 	if use.Verb == fsm.Random {
@@ -122,6 +125,9 @@ func (r *keyRoom) answerUse(ctx context.Context, from *fsm.Member, q forwardedUs
 	var answer forwardedAnswer
 	ctx, cancel := context.WithTimeout(ctx, hopTime)
 	defer cancel()
+	if err := r.node.cluster.Load().log.WaitApplied(ctx, q.Index); err != nil {
+		return answer, err
+	}
 	caller, err := callerIn(r.node.view(), q.Who)
 	if err != nil {
 		return answer, err
