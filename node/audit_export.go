@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/node/api"
@@ -18,6 +19,10 @@ const auditSegment = 1000
 
 const auditFolder = "audit"
 
+// auditEvery is how often a node looks for records to write out: several times
+// while the state could forget a file's worth.
+const auditEvery = 500 * time.Millisecond
+
 // auditFile names the file that holds records segment*auditSegment+1 and the
 // following ones.
 func auditFile(segment uint64) string { return fmt.Sprintf("%s/%012d", auditFolder, segment) }
@@ -25,7 +30,6 @@ func auditFile(segment uint64) string { return fmt.Sprintf("%s/%012d", auditFold
 // keepAudit writes audit records out before the state forgets them. A file is
 // written whole, once all its records are there.
 func (n *Node) keepAudit() {
-	changed := n.watch(fsm.TableAudit)
 	n.run(func(ctx context.Context) {
 		written := map[string]bool{}
 		if names, err := n.files.list(auditFolder); err == nil {
@@ -33,11 +37,13 @@ func (n *Node) keepAudit() {
 				written[name] = true
 			}
 		}
+		ticker := time.NewTicker(auditEvery) // a watch would wake for every command
+		defer ticker.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return
-			case <-changed:
+			case <-ticker.C:
 			}
 			if err := n.writeAudit(n.view(), written); err != nil {
 				n.logger.Error("audit: records are not written out yet", "reason", err)
@@ -126,15 +132,18 @@ func listAudit(ctx context.Context, a *asked, q *api.AuditQuery) (api.Audit, err
 // oldAudit reads records that the state has forgotten from this node's files,
 // as far as it has them: a node that was away for long may lack some.
 func (n *Node) oldAudit(view *fsm.View, after uint64, limit int) []api.AuditRecord {
-	oldest := uint64(0)
 	for r := range view.Audit(0) {
-		oldest = r.Seq
+		if after+1 < r.Seq {
+			return n.writtenAudit(r.Seq, after, limit)
+		}
 		break
 	}
+	return []api.AuditRecord{}
+}
+
+// writtenAudit reads records after one and before the oldest that the state has.
+func (n *Node) writtenAudit(oldest, after uint64, limit int) []api.AuditRecord {
 	records := []api.AuditRecord{}
-	if after+1 >= oldest {
-		return records
-	}
 	names, err := n.files.list(auditFolder)
 	if err != nil {
 		n.logger.Error("audit: old records cannot be listed", "reason", err)

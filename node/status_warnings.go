@@ -29,7 +29,8 @@ func (f *face) warnings(view *fsm.View, s api.Status) []string {
 	add(!s.Quorum, "no quorum: changes are refused, keys are used under the policy last seen for %v at most", cluster.Policy.StaleTime())
 	proven, hasDKEK := view.Proven()
 	add(hasDKEK && !s.Restore.Possible, "a lost device could not be replaced now: %s", s.Restore.Why)
-	add(hasDKEK && s.Restore.Possible && s.CanLose.Nodes == 0, "no further node may be lost: bring back or replace those that are missing")
+	voters := view.Count(fsm.TableMembers)
+	add(voters >= 3 && hasDKEK && s.Restore.Possible && s.CanLose.Nodes == 0, "no further node may be lost: bring back or replace those that are missing")
 	w = append(w, f.membersWarnings(view, s)...)
 	add(s.DKEK.Unproven != 0, "unproven: run a drill (nodectl dkek drill): no device has proven epoch %d yet", s.DKEK.Unproven)
 	add(s.DKEK.ReshareDue != "", "a reshare is due (nodectl dkek reshare): %s", s.DKEK.ReshareDue)
@@ -40,7 +41,6 @@ func (f *face) warnings(view *fsm.View, s api.Status) []string {
 		}
 		add(m.SealKept != "", "%s: the seal secret: %s", m.Name, m.SealKept)
 	}
-	voters := view.Count(fsm.TableMembers)
 	add(voters < 3, "%d of at least 3 nodes: fewer are for development, since one loss ends them", voters)
 	add(hasDKEK && proven.Plan.Origin == dkek.Single, "one host has known the DKEK: only a new DKEK with new keys heals that")
 	operators, approvals := len(cluster.Operators.Operators), cluster.Operators.Approvals

@@ -229,13 +229,13 @@ func (d *dev) stop() {
 		}
 		select {
 		case <-n.done:
-			continue
 		case <-late:
 			late = closedTimer()
+			d.app.say("%s did not end in order: killed", n.name)
+			n.signal(unix.SIGKILL)
+			<-n.done
 		}
-		d.app.say("%s did not end in order: killed", n.name)
-		n.signal(unix.SIGKILL)
-		<-n.done
+		n.tidy()
 	}
 }
 

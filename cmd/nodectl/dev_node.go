@@ -130,6 +130,9 @@ func (n *devNode) start(ctx context.Context, program string) error {
 		n.say("%s runs already", n.name)
 		return nil
 	}
+	if err := os.MkdirAll(filepath.Dir(n.socket), 0o700); err != nil { // a short one, of which a cleaner may have been
+		return err
+	}
 	log, err := os.OpenFile(filepath.Join(n.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
@@ -151,6 +154,16 @@ func (n *devNode) start(ctx context.Context, program string) error {
 		close(n.done)
 	}()
 	return nil
+}
+
+// tidy removes what an ended node left outside its folder, and a number that is
+// no process's any more.
+func (n *devNode) tidy() {
+	os.Remove(n.pid)
+	if folder := filepath.Dir(n.socket); folder != n.dir {
+		os.Remove(n.socket)
+		os.Remove(folder)
+	}
 }
 
 func (n *devNode) signal(s syscall.Signal) {
