@@ -218,7 +218,11 @@ func TestReplayedRequest(t *testing.T) {
 		id := openProvision(t, c.Leader(), node.CeremonyOptions{Node: target.ID()})
 		c.Approve(id, 1)
 		c.Eventually("the shares are in", s.reached.Load)
-		row, _ := target.View().Ceremony(id)
+		var row *fsm.Ceremony
+		c.Eventually("the release has arrived", func() bool {
+			row, _ = target.View().Ceremony(id)
+			return len(row.Releases) > 0
+		})
 		holder := row.Releases[0].Holder
 		for range 3 {
 			if _, err := target.Ask(t.Context(), holder, "share.release", id); err != nil {
