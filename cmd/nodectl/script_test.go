@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 		code := run(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}, os.Getenv, openIdle)
 		stop()
 		os.Exit(code)
-	}})
+	}, realCommand: main})
 }
 
 // Every script has a member of its own that answers like a real one, on

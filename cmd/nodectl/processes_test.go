@@ -1,0 +1,299 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keycustodian/keycustodian/internal/secret"
+	"github.com/keycustodian/keycustodian/node/api"
+	"github.com/keycustodian/keycustodian/node/client"
+)
+
+// realCommand is the name under which the test binary is nodectl itself, node
+// and all: a process of its own without a build of its own.
+const realCommand = "nodectl-real"
+
+const (
+	// settleTime bounds a step of a cluster's life on a machine that is busy
+	// with other things.
+	settleTime = 60 * time.Second
+	pollEvery  = 50 * time.Millisecond
+)
+
+// processes is a cluster of nodes, each a process of its own on loopback. What
+// one operator needs lies in dir: cluster.json and alice.pem.
+type processes struct {
+	t     testing.TB
+	dir   string
+	nodes []*process
+	key   crypto.Signer // alice's
+}
+
+// process is one node: its data folder and device in a folder of its own, its
+// seal secret beside the folders of all.
+type process struct {
+	t                     testing.TB
+	name, dir, addr, seal string
+
+	cmd    *exec.Cmd
+	exited chan struct{} // closed when cmd has ended
+	state  *os.ProcessState
+}
+
+// startProcesses starts count nodes, makes a cluster of them and deals the
+// DKEK, all as an operator does it. Every process ends with the test.
+func startProcesses(t testing.TB, count int) *processes {
+	t.Helper()
+	p := &processes{t: t, dir: t.TempDir()}
+	for i := range count {
+		p.nodes = append(p.nodes, p.add(fmt.Sprintf("node-%d", i+1)))
+	}
+	for _, n := range p.nodes {
+		n.awaitHealth(func(api.Health) bool { return true })
+	}
+	p.nodectl(nil, "operator", "new", "--out", p.path("alice.pem"))
+	p.nodectl(p.nodes[0], "cluster", "init", "--operator", p.path("alice.pem.pub"))
+	for _, n := range p.nodes[1:] {
+		token := p.nodectl(nil, "cluster", "token")
+		if err := os.WriteFile(p.path("token"), []byte(token), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p.nodectl(n, "cluster", "join", "--token-file", p.path("token"))
+	}
+	p.nodectl(nil, "cluster", "refresh")
+	a := &app{getenv: func(string) string { return "" }, key: p.path("alice.pem")}
+	var err error
+	if p.key, err = a.loadKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("everybody has a vote", func(ctx context.Context) error {
+		status, _, err := p.client(p.nodes[0]).Status(ctx)
+		for _, m := range status.Members {
+			if m.Suffrage != "voter" {
+				return fmt.Errorf("%s is a %s", m.Name, m.Suffrage)
+			}
+		}
+		if len(status.Members) != count {
+			return errors.Join(err, fmt.Errorf("%d members", len(status.Members)))
+		}
+		return err
+	})
+	p.nodectl(nil, "--timeout", settleTime.String(), "dkek", "create", "--reason", "first deal")
+	p.awaitReady()
+	return p
+}
+
+func (p *processes) path(name string) string { return filepath.Join(p.dir, name) }
+
+// add makes a node's folder, seal secret and configuration, and starts it.
+func (p *processes) add(name string) *process {
+	p.t.Helper()
+	n := &process{t: p.t, name: name, dir: p.path(name), seal: p.path(name + ".seal"), addr: quietAddress(p.t)}
+	key := secret.Random(secret.KeySize)
+	defer key.Wipe()
+	err := os.Mkdir(n.dir, 0o700)
+	key.With(func(b []byte) { err = errors.Join(err, secret.WriteFile(n.seal, b)) })
+	config := fmt.Sprintf("name: %s\ndir: %s\nlisten: %q\nseal-source: file:%s\ndevice: %q\nlog-level: debug\n",
+		name, filepath.Join(n.dir, "data"), n.addr, n.seal, n.device())
+	if err := errors.Join(err, os.WriteFile(filepath.Join(n.dir, "config.yaml"), []byte(config), 0o600)); err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(n.kill)
+	n.start()
+	return n
+}
+
+// quietAddress finds a port below those that the system gives to connections:
+// it must still be free when the node comes back.
+func quietAddress(t testing.TB) string {
+	for port := 10000 + os.Getpid()%10000; port < 32768; port++ {
+		address := fmt.Sprintf("127.0.0.1:%d", port)
+		if taken[address] {
+			continue
+		}
+		if listener, err := net.Listen("tcp", address); err == nil {
+			taken[address] = true
+			listener.Close()
+			return address
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+// taken are the addresses that quietAddress has given away.
+var taken = map[string]bool{}
+
+// device is the URI of the node's device.
+func (n *process) device() string { return "soft:" + n.devicePath() + "?seal-source=file:" + n.seal }
+
+func (n *process) devicePath() string { return filepath.Join(n.dir, "device") }
+
+func (n *process) socket() string { return "unix:" + filepath.Join(n.dir, "data", "socket") }
+
+// start runs the node. Its log is appended to the file log.
+func (n *process) start() {
+	n.t.Helper()
+	log, err := os.OpenFile(filepath.Join(n.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer log.Close()
+	self, err := os.Executable()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	cmd := &exec.Cmd{Path: self, Args: []string{realCommand, "run", "--config", filepath.Join(n.dir, "config.yaml")}, Stdout: log, Stderr: log}
+	if err := cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	n.cmd, n.exited = cmd, exited
+	go func() {
+		cmd.Wait()
+		n.state = cmd.ProcessState
+		close(exited)
+	}()
+}
+
+func (n *process) signal(s syscall.Signal) {
+	if err := n.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		n.t.Errorf("%s: %v: %v", n.name, s, err)
+	}
+}
+
+// kill ends the process as a power cut would; paused ones too.
+func (n *process) kill() {
+	if n.cmd == nil {
+		return
+	}
+	n.signal(syscall.SIGKILL)
+	<-n.exited
+}
+
+// stop ends the process in order.
+func (n *process) stop() {
+	n.t.Helper()
+	n.signal(syscall.SIGTERM)
+	select {
+	case <-n.exited:
+		if !n.state.Success() {
+			n.t.Errorf("%s ended with %v\n%s", n.name, n.state, n.log())
+		}
+	case <-time.After(settleTime):
+		n.t.Errorf("%s does not end\n%s", n.name, n.log())
+	}
+}
+
+func (n *process) pause()  { n.signal(syscall.SIGSTOP) }
+func (n *process) resume() { n.signal(syscall.SIGCONT) }
+
+// log is the end of what the node said.
+func (n *process) log() string {
+	content, err := os.ReadFile(filepath.Join(n.dir, "log"))
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("--- %s:\n%s", n.name, content[max(0, len(content)-8<<10):])
+}
+
+// awaitHealth waits until the node says about itself what is wanted.
+func (n *process) awaitHealth(wanted func(api.Health) bool) {
+	n.t.Helper()
+	c, err := client.New(client.Config{Addresses: []string{n.socket()}, Timeout: 5 * time.Second})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer c.Close()
+	eventually(n.t, n.name+" is as it should be", func(ctx context.Context) error {
+		select {
+		case <-n.exited:
+			n.t.Fatalf("%s has ended: %v\n%s", n.name, n.state, n.log())
+		default:
+		}
+		var health api.Health
+		if _, err := c.Do(ctx, api.HealthState, nil, &health); err != nil || !wanted(health) {
+			return fmt.Errorf("%+v, %v\n%s", health, err, n.log())
+		}
+		return nil
+	})
+}
+
+// awaitReady waits until every node can use keys and hears from a majority.
+func (p *processes) awaitReady() {
+	p.t.Helper()
+	for _, n := range p.nodes {
+		n.awaitHealth(func(h api.Health) bool { return h.Ready && h.Quorum })
+	}
+}
+
+// eventually polls until check finds nothing wrong.
+func eventually(t testing.TB, what string, check func(ctx context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), settleTime)
+	defer cancel()
+	for {
+		err := check(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-time.After(pollEvery):
+		case <-ctx.Done():
+			t.Fatalf("not so after %v: %s: %v", settleTime, what, err)
+		}
+	}
+}
+
+func (p *processes) eventually(what string, check func(ctx context.Context) error) {
+	p.t.Helper()
+	eventually(p.t, what, check)
+}
+
+// nodectl runs a command line as alice; at a node it goes over that node's
+// socket. It returns what was printed.
+func (p *processes) nodectl(at *process, args ...string) string {
+	p.t.Helper()
+	env := map[string]string{"NODECTL_CLUSTER": p.path("cluster.json"), "NODECTL_KEY": p.path("alice.pem")}
+	if at != nil {
+		env["NODECTL_ADDR"] = at.socket()
+	}
+	var out, errs bytes.Buffer
+	if code := run(p.t.Context(), args, streams{strings.NewReader(""), &out, &errs}, func(name string) string { return env[name] }, openIdle); code != 0 {
+		p.t.Fatalf("nodectl %s: exit %d\n%s%s", strings.Join(args, " "), code, out.String(), errs.String())
+	}
+	return out.String()
+}
+
+// client asks as alice: the nodes that are named in this order, else all.
+func (p *processes) client(nodes ...*process) *client.Client {
+	p.t.Helper()
+	file, err := client.ReadClusterFile(p.path("cluster.json"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if len(nodes) == 0 {
+		nodes = p.nodes
+	}
+	config := client.Config{Cluster: file.Cluster.ID, Members: file.Fingerprints(), Key: p.key, Timeout: 10 * time.Second}
+	for _, n := range nodes {
+		config.Addresses = append(config.Addresses, n.addr)
+	}
+	c, err := client.New(config)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(c.Close)
+	return c
+}
