@@ -43,12 +43,17 @@ func (n *Node) Key(ctx context.Context, ref string) (*Key, error) {
 	if err := n.keys.ready(); err != nil {
 		return nil, err
 	}
-	return n.keys.handle(n.Self(), ref)
+	return n.keys.handle(ctx, n.Self(), ref)
 }
 
-func (r *keyRoom) handle(caller Caller, ref string) (*Key, error) {
-	view := r.node.view()
-	key, version, err := findVersion(view, ref)
+func (r *keyRoom) handle(ctx context.Context, caller Caller, ref string) (*Key, error) {
+	key, version, err := findVersion(r.node.view(), ref)
+	if errors.Is(err, fsm.NotFound) {
+		var view *fsm.View
+		if view, err = r.newest(ctx, err); err == nil {
+			key, version, err = findVersion(view, ref)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("node: key: %w", err)
 	}

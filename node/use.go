@@ -88,24 +88,18 @@ func (r *keyRoom) allow(ctx context.Context, caller Caller, use *KeyUse, number 
 	if err != nil {
 		return nil, used, err
 	}
-	key, ok := view.Key(use.Key)
-	if !ok {
-		if err := authorise(view, caller, use.Verb, use.Key); err != nil {
+	key, version, err := r.lookUp(view, caller, use, number)
+	if errors.Is(err, fsm.NotFound) {
+		if view, err = r.newest(ctx, err); err != nil {
 			return nil, used, err
 		}
-		_, _, err := findVersion(view, use.Key)
+		age = 0
+		key, version, err = r.lookUp(view, caller, use, number)
+	}
+	if err != nil {
 		return nil, used, err
 	}
-	if err := r.node.authoriseUse(view, caller, use.Verb, key); err != nil {
-		return nil, used, err
-	}
-	if number == 0 {
-		number = key.Newest
-	}
-	version, ok := view.Version(key.ID, number)
-	if !ok {
-		return nil, used, notFound("key %s has no version %d: the newest is %d", key.Name, number, key.Newest)
-	}
+	number = version.N
 	if version.State != fsm.Enabled {
 		return nil, used, &fsm.Error{Code: fsm.WrongState, Message: fmt.Sprintf("%s@%d is %s", key.Name, number, version.State)}
 	}
@@ -123,6 +117,39 @@ func (r *keyRoom) allow(ctx context.Context, caller Caller, use *KeyUse, number 
 	result, _, err := use.withPublic(public)
 	used.Output, used.Valid = result.Output, result.Valid
 	return nil, used, err
+}
+
+// lookUp finds the version that somebody may use so: rights come first, and who
+// has none learns nothing of what there is.
+func (r *keyRoom) lookUp(view *fsm.View, caller Caller, use *KeyUse, number uint64) (*fsm.Key, *fsm.Version, error) {
+	key, ok := view.Key(use.Key)
+	var err error
+	if ok {
+		err = r.node.authoriseUse(view, caller, use.Verb, key)
+	} else {
+		err = authorise(view, caller, use.Verb, use.Key)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	ref := use.Key
+	if number != 0 {
+		ref = fmt.Sprintf("%s@%d", use.Key, number)
+	}
+	return findVersion(view, ref)
+}
+
+// newest is a state that has everything acknowledged so far, for a node whose
+// own one lacks a key: another node may have acknowledged it a moment ago. Where
+// no quorum can be asked, whether there is such a key is not known.
+func (r *keyRoom) newest(ctx context.Context, missing error) (*fsm.View, error) {
+	ctx, cancel := context.WithTimeout(ctx, readPatience)
+	defer cancel()
+	view, err := r.node.consistent(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("node: %v as far as this node knows, and it cannot ask the others: %w: %w", missing, ErrNoLeader, err)
+	}
+	return view, nil
 }
 
 // useHere does it in this node's device, and brings the key there if need be.

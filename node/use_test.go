@@ -13,6 +13,7 @@ import (
 	"crypto/sha1"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -33,6 +34,45 @@ func TestAnyNodeServesAnyKey(t *testing.T) {
 		for _, m := range l.Members {
 			l.Eventually("the key is known", func() bool { _, ok := m.View().Key("k"); return ok })
 			l.signs(m, "k")
+		}
+	})
+}
+
+// A key that one node has acknowledged is known to every node from that instant
+// on, also where the log has yet to arrive. A node that cannot ask a quorum does
+// not say that there is no such key.
+func TestAnAcknowledgedKeyIsKnownEverywhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := startKeys(t, 3, nodetest.Options{})
+		behind := l.Follower()
+		for i := range 5 {
+			name := fmt.Sprintf("key-%d", i)
+			key := l.create(l.Leader(), name, hsm.Ed25519)
+			used, err := behind.UseKey(t.Context(), behind.Self(), node.KeyUse{Key: name + "@1", Verb: fsm.Sign, Input: []byte("text")})
+			if err != nil || !ed25519.Verify(key.Public().(ed25519.PublicKey), []byte("text"), used.Output) {
+				t.Fatalf("%s at a follower: %v", name, err)
+			}
+			if _, err := l.Leader().RotateKey(t.Context(), name, fsm.RequestID{}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := behind.Key(t.Context(), name+"@2"); err != nil {
+				t.Fatalf("%s, version 2, at a follower: %v", name, err)
+			}
+		}
+		if _, err := behind.Key(t.Context(), "never-made"); !errors.Is(err, fsm.NotFound) {
+			t.Errorf("a key that nobody made: %v", err)
+		}
+		for _, m := range l.Members {
+			if m != behind {
+				m.Crash()
+			}
+		}
+		time.Sleep(5 * time.Second)
+		for _, name := range []string{"never-made", "key-0@9"} {
+			_, err := behind.UseKey(t.Context(), behind.Self(), node.KeyUse{Key: name, Verb: fsm.Sign, Input: []byte("text")})
+			if !errors.Is(err, node.ErrNoLeader) || errors.Is(err, fsm.NotFound) {
+				t.Errorf("%s in a minority: %v", name, err)
+			}
 		}
 	})
 }
