@@ -24,10 +24,12 @@ import (
 const (
 	loadClients = 4
 	// loadKeys bounds how many versions one load makes.
-	loadKeys = 300
+	loadKeys = 1500
 	// loadTries is how often a client asks for the same change before it goes
-	// away without knowing what became of it.
+	// away without knowing what became of it, and hasty how long one waits that
+	// hangs up early.
 	loadTries = 4
+	hasty     = 20 * time.Millisecond
 )
 
 // ledger is what the clients of a load were told, and what the cluster must
@@ -66,14 +68,14 @@ func (l *ledger) run(ctx context.Context, worker int, c *client.Client, rng *ran
 	for n := 0; ctx.Err() == nil; n++ {
 		var key *ackedKey
 		switch dice := rng.IntN(100); {
-		case (dice < 20 || len(own) == 0) && l.mayMake():
+		case (dice < 12 || len(own) == 0) && l.mayMake():
 			name, typ := fmt.Sprintf("load/%d-%04d", worker, n), loadType(rng)
 			key = l.change(ctx, rng, typ, name+"@1", func(ctx context.Context) (api.Key, error) {
 				return c.CreateKey(ctx, api.KeyCreateRequest{Name: name, Type: typ})
 			})
-		case dice < 25 && len(own) > 0 && l.mayMake():
+		case dice < 16 && len(own) > 0:
 			old := own[rng.IntN(len(own))]
-			if slices.Contains(doubtful, old.name) {
+			if slices.Contains(doubtful, old.name) || !l.mayMake() {
 				continue
 			}
 			newest := 1
@@ -145,7 +147,8 @@ func (l *ledger) any(rng *rand.Rand) *ackedKey {
 }
 
 // change asks for one version, under one request ID however often, and writes
-// down what was acknowledged. Sometimes it goes away early: nil.
+// down what was acknowledged. Some clients hang up, and some never ask again:
+// nil.
 func (l *ledger) change(ctx context.Context, rng *rand.Rand, typ, ref string, ask func(context.Context) (api.Key, error)) *ackedKey {
 	var id [16]byte
 	for i := range id {
@@ -155,11 +158,17 @@ func (l *ledger) change(ctx context.Context, rng *rand.Rand, typ, ref string, as
 	l.unknown[ref] = true
 	l.mu.Unlock()
 	for range 1 + rng.IntN(loadTries) {
-		key, err := ask(client.WithRequestID(ctx, id))
+		try, hangUp := context.WithCancel(client.WithRequestID(ctx, id))
+		if rng.IntN(10) == 0 {
+			try, hangUp = context.WithTimeout(try, time.Duration(rng.Int64N(int64(hasty))))
+		}
+		key, err := ask(try)
+		gone := try.Err() != nil
+		hangUp()
 		if err == nil {
 			return l.acknowledge(typ, ref, key)
 		}
-		if !l.excused(ctx, "make "+ref, err) {
+		if !gone && !l.excused(ctx, "make "+ref, err) {
 			return nil
 		}
 	}

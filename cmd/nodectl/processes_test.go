@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,12 +25,9 @@ import (
 // and all: a process of its own without a build of its own.
 const realCommand = "nodectl-real"
 
-const (
-	// settleTime bounds a step of a cluster's life on a machine that is busy
-	// with other things.
-	settleTime = 60 * time.Second
-	pollEvery  = 50 * time.Millisecond
-)
+// settleTime bounds a step of a cluster's life on a machine that is busy with
+// other things.
+const settleTime = 60 * time.Second
 
 // processes is a cluster of nodes, each a process of its own on loopback. What
 // one operator needs lies in dir: cluster.json and alice.pem.
@@ -55,6 +53,7 @@ type process struct {
 // DKEK, all as an operator does it. Every process ends with the test.
 func startProcesses(t testing.TB, count int) *processes {
 	t.Helper()
+	runtime.LockOSThread() // a child ends with the thread that started it: also when the test binary is killed
 	p := &processes{t: t, dir: t.TempDir()}
 	for i := range count {
 		p.nodes = append(p.nodes, p.add(fmt.Sprintf("node-%d", i+1)))
@@ -142,7 +141,8 @@ func (n *process) devicePath() string { return filepath.Join(n.dir, "device") }
 
 func (n *process) socket() string { return "unix:" + filepath.Join(n.dir, "data", "socket") }
 
-// start runs the node. Its log is appended to the file log.
+// start runs the node, on the test's own goroutine. Its log is appended to the
+// file log.
 func (n *process) start() {
 	n.t.Helper()
 	log, err := os.OpenFile(filepath.Join(n.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -154,7 +154,7 @@ func (n *process) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	cmd := &exec.Cmd{Path: self, Args: []string{realCommand, "run", "--config", filepath.Join(n.dir, "config.yaml")}, Stdout: log, Stderr: log}
+	cmd := &exec.Cmd{Path: self, Args: []string{realCommand, "run", "--config", filepath.Join(n.dir, "config.yaml")}, Stdout: log, Stderr: log, SysProcAttr: childAttributes()}
 	if err := cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
