@@ -30,12 +30,12 @@ type keyRoom struct {
 	pairs   chan struct{} // one creation at a time waits for its two slots
 
 	mu     sync.Mutex
-	flight map[fsm.RequestID]struct{} // creations under way: not orphans
-	made   map[fsm.RequestID]struct{} // begun by this process, and not committed as far as it knows
+	flight map[fsm.RequestID]chan struct{} // creations under way, closed when they end: not orphans
+	made   map[fsm.RequestID]struct{}      // begun by this process, and not committed as far as it knows
 }
 
 func newKeyRoom(n *Node) (*keyRoom, error) {
-	r := &keyRoom{node: n, pairs: make(chan struct{}, 1), flight: make(map[fsm.RequestID]struct{}), made: make(map[fsm.RequestID]struct{})}
+	r := &keyRoom{node: n, pairs: make(chan struct{}, 1), flight: make(map[fsm.RequestID]chan struct{}), made: make(map[fsm.RequestID]struct{})}
 	r.contact.begin()
 	return r, nil
 }
@@ -53,14 +53,25 @@ func (r *keyRoom) inFlight(request fsm.RequestID) bool {
 	return ok
 }
 
-func (r *keyRoom) takeOff(request fsm.RequestID) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, ok := r.flight[request]; ok {
-		return &fsm.Error{Code: fsm.Conflict, Message: fmt.Sprintf("request %s is under way already", request)}
+// takeOff begins a creation. Where the same request is under way already, its
+// caller having hung up and come back, it waits for that one's end.
+func (r *keyRoom) takeOff(ctx context.Context, request fsm.RequestID) error {
+	for {
+		r.mu.Lock()
+		first, busy := r.flight[request]
+		if !busy {
+			r.flight[request] = make(chan struct{})
+		}
+		r.mu.Unlock()
+		if !busy {
+			return nil
+		}
+		select {
+		case <-first:
+		case <-ctx.Done():
+			return &OutcomeUnknownError{request, fmt.Errorf("the same request is still under way: %w", context.Cause(ctx))}
+		}
 	}
-	r.flight[request] = struct{}{}
-	return nil
 }
 
 // begun and settled keep which objects without a key this process itself made.
@@ -86,6 +97,7 @@ func (r *keyRoom) isOwn(request fsm.RequestID) bool {
 func (r *keyRoom) landed(request fsm.RequestID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	close(r.flight[request])
 	delete(r.flight, request)
 }
 

@@ -192,7 +192,10 @@ func (r *keyRoom) make(ctx context.Context, m *making) (*fsm.Version, error) {
 	if err := r.node.diskTrouble(); err != nil {
 		return nil, notAppended(err)
 	}
-	if err := r.takeOff(m.request); err != nil {
+	waiting, stop := withProposeTime(ctx)
+	err := r.takeOff(waiting, m.request)
+	stop()
+	if err != nil {
 		return nil, err
 	}
 	defer r.landed(m.request)

@@ -319,7 +319,7 @@ func (u *upkeepRoom) dropSpares(ctx context.Context) error {
 		case err == nil:
 			d.slots.discard(ctx, c.object.Slot)
 		case errors.Is(err, errWrongKey):
-			d.slots.setAside(c.object.Slot, c.tag, "it does not answer as the key of its request")
+			d.slots.lostTo(version, c.object.Slot, c.tag)
 		default:
 			d.slots.leave(c.object.Slot)
 			return err

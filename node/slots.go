@@ -78,6 +78,7 @@ const (
 	slotFound                       // a key's object by its tag, not proven yet
 	slotSpare                       // the second object of a key
 	slotOrphan                      // ours, and no key was committed for it
+	slotRival                       // ours, and another object became the key of its request
 	slotAside                       // not to be touched but by an operator's command
 	slotDoubtful                    // an operation failed and nobody knows
 )

@@ -94,7 +94,8 @@ func (t *slotTable) load(ctx context.Context, key *fsm.Key, version *fsm.Version
 	if err := t.check(ctx, slot, key, version, public); err != nil {
 		switch {
 		case here && errors.Is(err, errWrongKey):
-			t.setAside(slot, tag, "it does not answer as the key of its request")
+			t.lostTo(version, slot, tag)
+			return t.load(ctx, key, version, evict) // from its blob
 		case here:
 			t.leave(slot) // the object is as it was; the next enumeration finds it again
 		default:

@@ -122,9 +122,12 @@ func (t *slotTable) classify(view *fsm.View, object hsm.Object) slotContent {
 		return t.classifyOrphan(view, c)
 	}
 	c.ref = version.Ref()
-	if key, ok := view.KeyByID(version.Key); !ok || key.Type != object.Type || !samePublic(object, version) {
+	if key, ok := view.KeyByID(version.Key); !ok || key.Type != object.Type {
 		c.why = "the key of its request is another one"
 		return c
+	}
+	if !samePublic(object, version) {
+		return t.loser(view, c)
 	}
 	if _, found := t.found[c.ref]; found || t.held[c.ref] != nil {
 		c.use = slotSpare
@@ -164,7 +167,7 @@ type DeviceObjects struct {
 	Slots    int // 0: not listed yet
 	Resident int // proven keys
 	Found    int // keys that are not proven yet
-	Orphans  int // made for a request of which no key came, to be aborted
+	Orphans  int // made for a request of which no key or another one came, to be deleted
 	Aside    []AsideObject
 }
 
@@ -190,7 +193,7 @@ func (t *slotTable) objects() DeviceObjects {
 			o.Resident++
 		case slotFound, slotSpare:
 			o.Found++
-		case slotOrphan:
+		case slotOrphan, slotRival:
 			o.Orphans++
 		case slotAside:
 			o.Aside = append(o.Aside, AsideObject{slot, c.object.Type, printable(c.object.Label), c.tag.incarnation, c.why})

@@ -16,6 +16,9 @@ type orphan struct {
 	tag  objectTag
 }
 
+// whyYounger is why an object is kept aside that a state cannot speak about.
+const whyYounger = "the state is older than this object: the cluster or this node was restored from an old copy"
+
 // sweep finds out what became of objects without a key, and deletes those that
 // an applied Abort names. Whichever is committed first, the key or its abort,
 // wins.
@@ -39,7 +42,7 @@ func (u *upkeepRoom) sweep(ctx context.Context) (time.Duration, error) {
 			errs = append(errs, u.abort(ctx, view, o))
 		}
 	}
-	errs = append(errs, u.buryAborted(ctx))
+	errs = append(errs, u.buryRivals(ctx), u.buryAborted(ctx))
 	return 0, errors.Join(errs...)
 }
 
@@ -82,7 +85,7 @@ func (u *upkeepRoom) abort(ctx context.Context, view *fsm.View, o orphan) error 
 		// one was, when the node started: it is older than the object, and what
 		// it lacks may have been a key. By now it has grown past the object's
 		// index, so that the state itself would not notice.
-		slots.asideOrphan(o, "the state is older than this object: the cluster or this node was restored from an old copy")
+		slots.asideOrphan(o, whyYounger)
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, proposeTime)
