@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -167,6 +168,13 @@ func (l *ledger) change(ctx context.Context, rng *rand.Rand, typ, ref string, as
 		hangUp()
 		if err == nil {
 			return l.acknowledge(typ, ref, key)
+		}
+		if errors.Is(err, &api.Error{Code: api.CodeConflict}) && strings.Contains(err.Error(), "was aborted") {
+			l.mu.Lock()
+			l.refused["aborted"]++
+			delete(l.unknown, ref) // given up for good: there must be no such key
+			l.mu.Unlock()
+			return nil
 		}
 		if !gone && !l.excused(ctx, "make "+ref, err) {
 			return nil

@@ -243,15 +243,19 @@ func eventually(t testing.TB, what string, check func(ctx context.Context) error
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), settleTime)
 	defer cancel()
+	var last error
 	for {
 		err := check(ctx)
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
 		select {
 		case <-time.After(pollEvery):
 		case <-ctx.Done():
-			t.Fatalf("not so after %v: %s: %v", settleTime, what, err)
+			t.Fatalf("not so after %v: %s: %v", settleTime, what, last)
 		}
 	}
 }
