@@ -65,7 +65,6 @@ func (t *txn) dropMember(m *Member, reason string) {
 	t.put(&Removed{ID: m.ID, Name: m.Name, Fingerprint: m.Fingerprint, Addr: m.Addr, Index: t.index, Time: t.now, Reason: reason})
 	t.trim(TableRemoved, bySecond, MaxRemoved, nil)
 	t.changeMember(MemberChange{Action: ChangeRemove, Node: m.ID, Fingerprint: m.Fingerprint})
-	t.dropCoverage(m.ID)
 	for _, stone := range slices.Collect(t.Tombstones()) {
 		if slices.Contains(stone.Awaiting, m.ID) {
 			t.confirm(stone, m.ID)
@@ -210,7 +209,7 @@ func (b *MemberReport) apply(t *txn) (Value, *Error) {
 	if b.Device != nil {
 		next.Device = b.Device
 		if old.Device != nil && old.Device.Serial != b.Device.Serial {
-			t.dropCoverage(b.Node)
+			next.Emptied = t.index
 			t.audit("device change", next.Name, old.Device.Serial+" to "+b.Device.Serial)
 		}
 	}

@@ -21,6 +21,9 @@ type Member struct {
 	SealKept string       `cbor:"11,keyasint,omitempty"` // why its seal secret is weak; empty: it is not
 	// Mark is the highest applied index that it ever reported as synced.
 	Mark uint64 `cbor:"12,keyasint,omitempty"`
+	// Emptied is the log index at which its device was last replaced or wiped:
+	// what it held until then it does not hold now. See [Holding].
+	Emptied uint64 `cbor:"13,keyasint,omitempty"`
 }
 
 func (*Member) table() Table  { return TableMembers }

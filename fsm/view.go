@@ -258,14 +258,6 @@ func (v *View) Tombstones() iter.Seq[*Tombstone] {
 	return each[*Tombstone](v, TableTombstones, byKey, nil)
 }
 
-// Coverage returns the nodes whose devices hold a version, ascending.
-func (v *View) Coverage(id KeyID, n uint64) []dkek.NodeID {
-	if c, ok := get[*Coverage](v, TableCoverage, versionKey(id, n)); ok {
-		return c.Nodes
-	}
-	return nil
-}
-
 // Aborted returns the abort of a request.
 func (v *View) Aborted(id RequestID) (*Aborted, bool) {
 	return get[*Aborted](v, TableAborts, id[:])
