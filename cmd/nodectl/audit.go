@@ -18,6 +18,9 @@ decryptions are in each node's own log.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := a.context(c)
 			defer cancel()
+			if query.Limit < 0 {
+				return usage("--limit is 0 or more")
+			}
 			s, err := a.connect(ctx)
 			if err != nil {
 				return err

@@ -140,7 +140,7 @@ func (s *session) sign(ctx context.Context, route string, domain fsm.Domain, c a
 func (a *app) ceremonyList() *cobra.Command {
 	var all bool
 	c := &cobra.Command{
-		Use: "list", Short: "list ceremonies, newest first", Args: cobra.NoArgs,
+		Use: "list", Short: "list open ceremonies, or all, newest first", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := a.context(c)
 			defer cancel()
@@ -156,7 +156,7 @@ func (a *app) ceremonyList() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().BoolVar(&all, "all", false, "those that have ended too")
+	c.Flags().BoolVar(&all, "all", false, "also those that have ended")
 	return c
 }
 
@@ -232,6 +232,9 @@ func (a *app) decide(c *cobra.Command, id string, approve bool) error {
 	}
 	if err := s.explain(ctx, a.err, found); err != nil {
 		return err
+	}
+	if found.State == api.CeremonyDone || found.State == api.CeremonyFailed {
+		return hint("nodectl ceremony list has those that are open", fmt.Errorf("ceremony %s has ended: %s", found.ID, stateOf(found)))
 	}
 	route, domain, verb := api.CeremonyDeny, fsm.DomainDeny, "deny"
 	if approve {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/keycustodian/keycustodian/dkek"
@@ -151,7 +152,7 @@ which other users of the machine can see.`,
 			if _, err := socket.Do(ctx, api.ClusterJoin, api.JoinRequest{Token: text}, &joined); err != nil {
 				return err
 			}
-			a.say("node %s joined cluster %s; it holds no share until a reshare (nodectl dkek reshare)", joined.Node, joined.Cluster.ID)
+			a.say("node %s joined cluster %s; it gets the DKEK by nodectl dkek create, or where there is one: its share by nodectl dkek reshare, its device by nodectl device replace", joined.Node, joined.Cluster.ID)
 			return a.show(joined, func(w io.Writer) { row(w, joined.Node) })
 		},
 	}
@@ -203,13 +204,16 @@ threshold would remain.`,
 			if err != nil {
 				return err
 			}
+			if m.Name != args[0] && !strings.HasPrefix(m.ID, args[0]) { // repeated for node-1, it must not take node-10
+				return hint("give the whole name or the ID: a removal is for ever", fmt.Errorf("no member is called %.80q", args[0]))
+			}
 			if err := a.confirm(fmt.Sprintf("member %s (%s) is removed for ever, with its share", m.Name, m.ID)); err != nil {
 				return err
 			}
 			if err := s.do(ctx, api.MemberRemove, api.MemberRemoveRequest{Node: m.ID}, &api.Ack{}); err != nil {
 				return err
 			}
-			a.say("removed %s; its share still counts against you until nodectl dkek reshare", m.Name)
+			a.say("removed %s; if nodectl dkek status still names it as a holder, nodectl dkek reshare makes its share worthless", m.Name)
 			return s.dropped(ctx)
 		},
 	}

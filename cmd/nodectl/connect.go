@@ -212,13 +212,17 @@ func (s *session) members() []api.Endpoint {
 	return s.file.Cluster.Members
 }
 
+// shortestID is how much of an ID names a node: less could be meant as the name
+// of another node, like b.
+const shortestID = 4
+
 func findMember(members []api.Endpoint, text string) (api.Endpoint, error) {
 	var found []api.Endpoint
 	for _, m := range members {
 		if m.Name == text || m.ID == text {
 			return m, nil
 		}
-		if text != "" && (strings.HasPrefix(m.Name, text) || strings.HasPrefix(m.ID, text)) {
+		if text != "" && strings.HasPrefix(m.Name, text) || len(text) >= shortestID && strings.HasPrefix(m.ID, text) {
 			found = append(found, m)
 		}
 	}

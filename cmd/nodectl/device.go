@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/node/api"
@@ -70,7 +71,7 @@ func showDetails(w io.Writer, d api.DeviceDetails) {
 	row(w, "KCV", d.KCV)
 	row(w, "keys", fmt.Sprintf("%d of %d slots, %d free", d.Keys, d.Slots, d.FreeSlots))
 	row(w, "tries left", fmt.Sprintf("PIN %d, SO-PIN %d", d.UserTries, d.SOTries))
-	row(w, "types", fmt.Sprint(d.Types))
+	row(w, "types", strings.Join(d.Types, " "))
 	if d.Weakness != "" {
 		row(w, "weakness", d.Weakness)
 	}

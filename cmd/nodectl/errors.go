@@ -100,7 +100,7 @@ var codeHints = map[api.Code]string{
 	api.CodeBadRequest:      "mend the request; nothing was changed",
 	api.CodeNotFound:        "list what there is, with the list verb of the same noun",
 	api.CodeExists:          "choose another name; names are never used again",
-	api.CodeNotAllowed:      "the key's usage or the cluster's policy forbids it: see nodectl key show",
+	api.CodeNotAllowed:      "the caller's rights, the key's type or usage, or the cluster's policy forbid it: see nodectl client list and nodectl key show",
 	api.CodeConflict:        "something changed meanwhile: look again and repeat",
 	api.CodeExpired:         "its time is over: begin anew",
 	api.CodeTooMany:         "a limit is reached: remove what is not needed",

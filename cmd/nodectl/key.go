@@ -159,6 +159,9 @@ func (a *app) keyList() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := a.context(c)
 			defer cancel()
+			if limit < 0 {
+				return usage("--limit is 0 or more")
+			}
 			s, err := a.connect(ctx)
 			if err != nil {
 				return err
@@ -241,9 +244,13 @@ func (a *app) keyPublic() *cobra.Command {
 
 // keyChange is a verb that takes a key and nothing else.
 func (a *app) keyChange(verb, short, route string) *cobra.Command {
+	which := "NAME is all versions, NAME@2 is one."
+	if verb == "rotate" {
+		which = "The versions before it stay as they are: NAME@1 goes on working."
+	}
 	return &cobra.Command{
 		Use: verb + " NAME", Short: short, Args: cobra.ExactArgs(1),
-		Long: lower(short) + ".\n\nNAME is all versions, NAME@2 is one.",
+		Long: lower(short) + ".\n\n" + which,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := a.context(c)
 			defer cancel()

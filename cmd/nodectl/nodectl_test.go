@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -53,8 +54,8 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 }
 
 func TestFindMember(t *testing.T) {
-	members := []api.Endpoint{{ID: "aa11", Name: "node-1"}, {ID: "aa22", Name: "node-12"}, {ID: "bb33", Name: "other"}}
-	for text, want := range map[string]string{"node-1": "aa11", "node-12": "aa22", "aa22": "aa22", "o": "bb33", "bb": "bb33", "aa": "", "node": "", "": "", "x": ""} {
+	members := []api.Endpoint{{ID: "aaaa11", Name: "node-1"}, {ID: "aaaa22", Name: "node-12"}, {ID: "bbbb33", Name: "other"}}
+	for text, want := range map[string]string{"node-1": "aaaa11", "node-12": "aaaa22", "aaaa22": "aaaa22", "o": "bbbb33", "bbbb": "bbbb33", "b": "", "bbb": "", "aaaa": "", "node": "", "": "", "x": ""} {
 		if m, err := findMember(members, text); m.ID != want || (err == nil) != (want != "") {
 			t.Errorf("%q: %v, %v", text, m, err)
 		}
@@ -134,4 +135,23 @@ func FuzzKeyFiles(f *testing.F) {
 			t.Error("no public key and no error")
 		}
 	})
+}
+
+// A seal secret on the disk of what it seals is told, with what that disk is.
+func TestSealWeakness(t *testing.T) {
+	dir := t.TempDir()
+	data, seal := filepath.Join(dir, "data"), filepath.Join(dir, "seal")
+	if err := errors.Join(os.Mkdir(data, 0o700), os.WriteFile(seal, nil, 0o600), os.WriteFile(filepath.Join(data, "seal"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ source, device, want string }{
+		{"file:" + seal, "soft:" + data + "/device", "it lies on the disk that holds the data: one disk is the DKEK, and this node's share"},
+		{"file:" + seal, "soft:?memory", "it lies on the disk that holds the data: one disk is this node's share"},
+		{"file:" + data + "/seal", "soft:" + data + "/device", "it lies in the data folder: one copy of that folder is the DKEK, and this node's share"},
+		{"credential:seal", "soft:" + data + "/device", ""},
+	} {
+		if got := sealWeakness(&config{Dir: data, SealSource: c.source, Device: c.device}); got != c.want {
+			t.Errorf("%s, %s: %q", c.source, c.device, got)
+		}
+	}
 }

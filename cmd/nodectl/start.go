@@ -96,13 +96,17 @@ func sealWeakness(cfg *config) string {
 	if err != nil {
 		return ""
 	}
+	what := "this node's share"
+	if strings.HasPrefix(cfg.Device, "soft:") && !strings.HasPrefix(cfg.Device, "soft:?") {
+		what = "the DKEK, and this node's share"
+	}
 	if relative, err := filepath.Rel(cfg.Dir, path); err == nil && relative != ".." && !strings.HasPrefix(relative, "../") {
-		return "it lies in the data folder: one copy of that folder is this node's share and device"
+		return "it lies in the data folder: one copy of that folder is " + what
 	}
 	one, sameKind := seal.Sys().(*syscall.Stat_t)
 	two, alike := data.Sys().(*syscall.Stat_t)
 	if sameKind && alike && one.Dev == two.Dev {
-		return "it lies on the disk that holds the data: one disk is this node's share and device"
+		return "it lies on the disk that holds the data: one disk is " + what
 	}
 	return ""
 }

@@ -56,7 +56,9 @@ func showStatus(w io.Writer, st api.Status) {
 		restore = "WOULD NOT WORK: " + st.Restore.Why
 	}
 	row(w, "a restore", restore)
-	row(w, "  needs", fmt.Sprintf("%d of %s, and %d operators", st.Restore.Needed, strings.Join(st.Restore.Holders, ", "), st.Restore.Approvals))
+	if st.Restore.Needed > 0 {
+		row(w, "  needs", fmt.Sprintf("%d of %s, and %d operators", st.Restore.Needed, strings.Join(st.Restore.Holders, ", "), st.Restore.Approvals))
+	}
 	for _, c := range st.Ceremonies {
 		row(w, "open ceremony", fmt.Sprintf("%s %s, %d of %d approvals", c.ID, c.Kind, len(c.Approvals), c.Needed))
 	}
