@@ -134,3 +134,32 @@ func TestRunWaitsForItsSeal(t *testing.T) {
 		t.Errorf("with its seal secret it starts %s: %s", n.State, n.Missing)
 	}
 }
+
+// A reseal over the socket takes the node and its device over to another secret:
+// the former one starts it no more, the new one does.
+func TestResealOverTheSocket(t *testing.T) {
+	m := newMachine(t)
+	seal, next := m.newSeal("seal"), m.newSeal("next")
+	m.start("--seal-source", seal)
+	if out, code := m.nodectl("device", "reseal", "--present", next, "--new", m.newSeal("third")); code == 0 {
+		t.Errorf("resealed by a secret that is not the present one: %s", out)
+	}
+	device, err := os.ReadFile(filepath.Join(m.data, "device"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, code := m.nodectl("device", "reseal", "--present", seal, "--new", next); code != 0 {
+		t.Fatalf("exit %d: %s", code, out)
+	}
+	if after, err := os.ReadFile(filepath.Join(m.data, "device")); err != nil || bytes.Equal(after, device) {
+		t.Errorf("the device was not sealed anew: %v", err)
+	}
+	m.stop()
+	if n := m.start("--seal-source", seal); n.State != api.StateSealed || !strings.Contains(n.Missing, "not the seal secret") {
+		t.Errorf("with the former secret it starts %s: %s", n.State, n.Missing)
+	}
+	m.stop()
+	if n := m.start("--seal-source", next); n.State == api.StateSealed {
+		t.Errorf("with the new secret it starts %s: %s", n.State, n.Missing)
+	}
+}
