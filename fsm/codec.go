@@ -108,15 +108,21 @@ func encodeMessage(kind Kind, m message) ([]byte, error) {
 // unknown fields, duplicate keys, indefinite lengths, tags, floats and more than
 // [MaxCommand] bytes. An unknown format or kind is [ErrUnknownKind].
 func Decode(command []byte) (Command, error) {
+	c, _, err := decode(command)
+	return c, err
+}
+
+// decode gives the body's bytes as well: they are what the body encodes to.
+func decode(command []byte) (Command, []byte, error) {
 	m, body, err := decodeMessage(command)
 	if err != nil {
-		return Command{}, err
+		return Command{}, nil, err
 	}
 	if err := unmarshal(m.Body, body); err != nil {
-		return Command{}, fmt.Errorf("fsm: decode kind %d: %w", command[1], err)
+		return Command{}, nil, fmt.Errorf("fsm: decode kind %d: %w", command[1], err)
 	}
 	header := Header{Request: m.Request, Time: m.Time, Actor: Actor{Who: m.Who, Node: m.Node}}
-	return Command{Header: header, Body: body}, nil
+	return Command{Header: header, Body: body}, m.Body, nil
 }
 
 func decodeMessage(command []byte) (message, Body, error) {

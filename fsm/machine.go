@@ -79,7 +79,7 @@ func (m *Machine) Apply(index uint64, command []byte) Result {
 }
 
 func (m *Machine) apply(index uint64, command []byte) (Result, error) {
-	c, unreadable := Decode(command)
+	c, body, unreadable := decode(command)
 	db := m.db.Load()
 	t := newTxn(db, index, c)
 	defer t.abort()
@@ -104,7 +104,7 @@ func (m *Machine) apply(index uint64, command []byte) (Result, error) {
 			defer t.abort()
 		}
 		t.state.Time = t.now
-		t.remember(result.Value, result.Err)
+		t.remember(content(c, body), result.Value, result.Err)
 	}
 	result.Changes = t.changes
 	t.state.Index = index

@@ -1,9 +1,9 @@
 package fsm
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
 )
 
 // request remembers how a request was answered. The newest [MaxRequests] are
@@ -41,15 +41,16 @@ func (t *txn) repeated() (*request, bool) {
 	if !ok {
 		return nil, false
 	}
-	if first.Content != content(t.command) {
+	body, err := marshal(t.command.Body)
+	if err != nil || first.Content != content(t.command, body) {
 		return &request{Code: Conflict, Message: "request ID was used for another command"}, true
 	}
 	return first, true
 }
 
 // remember keeps the answer, and forgets the oldest.
-func (t *txn) remember(value Value, refusal *Error) {
-	r := &request{ID: t.command.Request, Index: t.index, Content: content(t.command), Value: value}
+func (t *txn) remember(content [8]byte, value Value, refusal *Error) {
+	r := &request{ID: t.command.Request, Index: t.index, Content: content, Value: value}
 	if refusal != nil {
 		r.Code, r.Message = refusal.Code, refusal.Message
 	}
@@ -59,14 +60,8 @@ func (t *txn) remember(value Value, refusal *Error) {
 	}
 }
 
-func content(c Command) [8]byte {
-	enc, _ := modes()
-	buffer := bytes.NewBuffer(make([]byte, 0, 1024))
-	buffer.WriteByte(byte(c.Body.Kind()))
-	buffer.Write(c.Actor.Who[:])
-	if err := enc.MarshalToBuffer(c.Body, buffer); err != nil {
-		return [8]byte{} // cannot be: it was decoded
-	}
-	hash := sha256.Sum256(buffer.Bytes())
+// content is the start of SHA-256(kind, who asked, CBOR of the body).
+func content(c Command, body []byte) [8]byte {
+	hash := sha256.Sum256(slices.Concat([]byte{byte(c.Body.Kind())}, c.Actor.Who[:], body))
 	return [8]byte(hash[:8])
 }

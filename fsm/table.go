@@ -132,7 +132,9 @@ func (i index) PrefixFromArgs(args ...any) ([]byte, error) { return i.FromArgs(a
 
 const rootTable = "root"
 
-// newDB makes an empty database.
+// newDB makes an empty database, as a snapshot: memdb then keeps no list of
+// watchers to wake at every commit, of which there are none ([Machine.Changed] is
+// for all rows).
 func newDB() (*memdb.MemDB, error) {
 	primary := index{row.key}
 	schema := &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
@@ -148,7 +150,11 @@ func newDB() (*memdb.MemDB, error) {
 		}
 		schema.Tables[table.String()] = &memdb.TableSchema{Name: table.String(), Indexes: indexes}
 	}
-	return memdb.NewMemDB(schema)
+	db, err := memdb.NewMemDB(schema)
+	if err != nil {
+		return nil, err
+	}
+	return db.Snapshot(), nil
 }
 
 // root is the one row beside the tables: where the state is, and what the
