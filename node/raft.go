@@ -76,6 +76,7 @@ type raftLog struct {
 	machine  *raftMachine
 	mark     *mark
 	transfer transferGuard
+	gate     gate
 
 	reign         atomic.Pointer[reign] // nil unless leading with a state up to date
 	leading       atomic.Bool           // Gained is done and the term not over
@@ -234,7 +235,7 @@ func (l *raftLog) Bootstrap(ctx context.Context) error {
 	ctx, cancel := l.bounded(ctx)
 	defer cancel()
 	future := &pending[raft.Future]{}
-	err = future.wait(ctx, func() raft.Future { return l.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{self}}) })
+	err = future.wait(ctx, &l.gate, func() raft.Future { return l.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{self}}) })
 	if errors.Is(err, raft.ErrCantBootstrap) {
 		err = ErrInitialised
 	}

@@ -25,6 +25,7 @@ func (l *raftLog) Close(ctx context.Context) error {
 			l.config.Logger.Debug("closing without a successor", "error", err)
 		}
 	}
+	l.letOut()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -53,6 +54,14 @@ func (l *raftLog) Close(ctx context.Context) error {
 		return fmt.Errorf("node: close log: %w", err)
 	}
 	return nil
+}
+
+// letOut waits for what is under way. Without a majority a leader steps down
+// within a heartbeat and answers all of it.
+func (l *raftLog) letOut() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*l.config.Heartbeat)
+	defer cancel()
+	l.gate.close(ctx)
 }
 
 // endedSoon waits for Raft a last time, after its transport was closed.

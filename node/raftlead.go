@@ -100,7 +100,7 @@ func (l *raftLog) lead(ctx context.Context) {
 func (l *raftLog) takeOver(ctx context.Context, term uint64) bool {
 	if l.reign.Load() == nil {
 		future := &pending[raft.Future]{}
-		if err := future.wait(ctx, func() raft.Future { return l.raft.Barrier(l.config.Deadline) }); err != nil {
+		if err := future.wait(ctx, &l.gate, func() raft.Future { return l.raft.Barrier(l.config.Deadline) }); err != nil {
 			if ctx.Err() == nil {
 				l.config.Logger.Warn("new leader cannot reach its own log's end", "error", err)
 			}

@@ -80,7 +80,7 @@ func (l *raftLog) change(ctx context.Context, op string, start func(raft.Configu
 	configuration := l.raft.GetConfiguration().Configuration()
 	future := &pending[raft.IndexFuture]{}
 	var refused error
-	err := future.wait(ctx, func() raft.IndexFuture {
+	err := future.wait(ctx, &l.gate, func() raft.IndexFuture {
 		var made raft.IndexFuture
 		if made, refused = start(configuration, index, l.config.Deadline); made == nil {
 			return nothingToDo{}
@@ -197,7 +197,7 @@ func (l *raftLog) transferTo(ctx context.Context, server raft.Server, term uint6
 		return fmt.Errorf("node: transfer leadership: already tried in term %d", term)
 	}
 	future := &pending[raft.Future]{}
-	err := future.wait(ctx, func() raft.Future { return l.raft.LeadershipTransferToServer(server.ID, server.Address) })
+	err := future.wait(ctx, &l.gate, func() raft.Future { return l.raft.LeadershipTransferToServer(server.ID, server.Address) })
 	if err != nil {
 		return fmt.Errorf("node: transfer leadership to %s: %w", server.ID, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -96,7 +97,7 @@ func (l *raftLog) append(ctx context.Context, command []byte) (Applied, error) {
 		return Applied{}, &RefusedError{Cause: fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(command), MaxCommand)}
 	}
 	future := &pending[raft.ApplyFuture]{}
-	if err := future.wait(ctx, func() raft.ApplyFuture { return l.raft.Apply(command, l.config.Deadline) }); err != nil {
+	if err := future.wait(ctx, &l.gate, func() raft.ApplyFuture { return l.raft.Apply(command, l.config.Deadline) }); err != nil {
 		return Applied{}, l.appendError(err)
 	}
 	l.transfer.clear()
@@ -169,9 +170,13 @@ func (e *RefusedError) Unwrap() error { return e.Cause }
 // timeout bounds the way into its queue only.
 type pending[F raft.Future] struct{ of F }
 
-func (p *pending[F]) wait(ctx context.Context, start func() F) error {
+func (p *pending[F]) wait(ctx context.Context, gate *gate, start func() F) error {
+	if !gate.enter() {
+		return notAppended(ErrClosed)
+	}
 	done := make(chan error, 1)
 	go func() {
+		defer gate.leave()
 		p.of = start()
 		done <- p.of.Error()
 	}()
@@ -180,5 +185,49 @@ func (p *pending[F]) wait(ctx context.Context, start func() F) error {
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// gate counts the futures that somebody waits for. Raft forgets those in its
+// queue when it is shut down, so the last one is let out before.
+type gate struct {
+	mu     sync.Mutex
+	closed bool
+	inside int
+	empty  chan struct{} // closed when the last one is out; nil before closing
+}
+
+func (g *gate) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.inside++
+	return true
+}
+
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.inside--; g.inside == 0 && g.closed {
+		close(g.empty)
+	}
+}
+
+// close lets nobody in any more, and waits for those inside until ctx ends.
+func (g *gate) close(ctx context.Context) {
+	g.mu.Lock()
+	if !g.closed {
+		g.closed, g.empty = true, make(chan struct{})
+		if g.inside == 0 {
+			close(g.empty)
+		}
+	}
+	empty := g.empty
+	g.mu.Unlock()
+	select {
+	case <-empty:
+	case <-ctx.Done():
 	}
 }

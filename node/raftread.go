@@ -64,7 +64,7 @@ func (l *raftLog) readIndex(ctx context.Context) (uint64, error) {
 	round := l.acks.begin()
 	for {
 		future := &pending[raft.Future]{}
-		if err := future.wait(ctx, l.raft.VerifyLeader); err != nil {
+		if err := future.wait(ctx, &l.gate, l.raft.VerifyLeader); err != nil {
 			return 0, l.readError(err)
 		}
 		if l.raft.State() != raft.Leader || l.raft.CurrentTerm() != reign.term {
