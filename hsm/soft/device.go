@@ -111,7 +111,7 @@ func storageError(path string, err error) error {
 	if errors.Is(err, hsm.ErrInUse) {
 		return &hsm.Error{Op: "open", Device: "soft " + path, Err: hsm.ErrInUse}
 	}
-	return &hsm.Error{Op: "open", Device: "soft " + path, Err: hsm.ErrStorage, Detail: err.Error()}
+	return &hsm.Error{Op: "open", Device: "soft " + path, Err: fmt.Errorf("%w: %w", hsm.ErrStorage, err)} // the cause too: a full disk is no damage
 }
 
 func open(options Options, box *secret.Box, media media, exists bool) (*Device, error) {
