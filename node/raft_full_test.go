@@ -79,6 +79,10 @@ func TestAFullDiskIsSaidAtOnceAndHeals(t *testing.T) {
 		if took := time.Since(start); took > time.Second {
 			t.Errorf("it took %v to say so", took)
 		}
+		time.Sleep(time.Minute)
+		if age := time.Since(c.upTo()); age < time.Minute || time.Since(c.LastContact()) > time.Second {
+			t.Errorf("a state of a minute ago says that it is %v old", age)
+		}
 		disk.full.Store(false)
 		cluster.until(func() bool { return c.diskTrouble() == nil })
 		if _, err := c.propose("four"); err != nil {

@@ -20,18 +20,22 @@ func (l *raftLog) LastContact() time.Time {
 	return l.raft.LastContact()
 }
 
-// stateAge is how long ago this node last heard from a majority; false if it
+// stateAge is how long ago this node last had what a majority has; false if it
 // never did since it was opened.
 func (n *Node) stateAge() (time.Duration, bool) {
+	return n.since(func(l *raftLog) time.Time { return l.upTo() })
+}
+
+func (n *Node) since(when func(*raftLog) time.Time) (time.Duration, bool) {
 	m := n.cluster.Load()
 	if m == nil {
 		return 0, false
 	}
-	log, ok := m.log.(interface{ LastContact() time.Time })
+	log, ok := m.log.(*raftLog)
 	if !ok {
 		return 0, false
 	}
-	last := log.LastContact()
+	last := when(log)
 	if last.IsZero() {
 		return 0, false
 	}
@@ -40,7 +44,7 @@ func (n *Node) stateAge() (time.Duration, bool) {
 
 // hasQuorum tells whether this node heard from a majority lately.
 func (n *Node) hasQuorum() bool {
-	age, ok := n.stateAge()
+	age, ok := n.since(func(l *raftLog) time.Time { return l.LastContact() })
 	return ok && age < quorumSilence
 }
 

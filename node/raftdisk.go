@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -13,12 +14,18 @@ import (
 // write again.
 var ErrDisk = errors.New("the log cannot be written on this node's disk")
 
+// diskTrouble is why the last write failed, and since when writes do.
+type diskTrouble struct {
+	since time.Time
+	err   error
+}
+
 // watchedLog remembers whether the last write of the log failed. Raft itself
 // tries again for ever and tells nobody: the node would look well, and whoever
 // asked it for a change would wait for entries that it cannot take.
 type watchedLog struct {
 	raft.LogStore
-	trouble atomic.Pointer[error] // nil: the last write succeeded
+	trouble atomic.Pointer[diskTrouble] // nil: the last write succeeded
 }
 
 func (w *watchedLog) StoreLog(entry *raft.Log) error { return w.saw(w.LogStore.StoreLog(entry)) }
@@ -32,17 +39,30 @@ func (w *watchedLog) saw(err error) error {
 		w.trouble.Store(nil)
 		return nil
 	}
-	trouble := fmt.Errorf("%w: %w", ErrDisk, err)
-	w.trouble.Store(&trouble)
+	since := time.Now()
+	if last := w.trouble.Load(); last != nil {
+		since = last.since
+	}
+	w.trouble.Store(&diskTrouble{since, fmt.Errorf("%w: %w", ErrDisk, err)})
 	return err
 }
 
 // diskTrouble says why the log cannot be written now, or nil.
 func (l *raftLog) diskTrouble() error {
 	if trouble := l.stores.log.trouble.Load(); trouble != nil {
-		return *trouble
+		return trouble.err
 	}
 	return nil
+}
+
+// upTo is until when the state had everything that the node has heard of: it hears
+// of entries that it cannot write, and so cannot apply.
+func (l *raftLog) upTo() time.Time {
+	last := l.LastContact()
+	if trouble := l.stores.log.trouble.Load(); trouble != nil && trouble.since.Before(last) {
+		return trouble.since
+	}
+	return last
 }
 
 // diskTrouble says why this node cannot take part in changes now, or nil.
