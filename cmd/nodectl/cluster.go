@@ -150,6 +150,10 @@ which other users of the machine can see.`,
 			defer a.busy("joining")()
 			var joined api.JoinResponse
 			if _, err := socket.Do(ctx, api.ClusterJoin, api.JoinRequest{Token: text}, &joined); err != nil {
+				var said *api.Error
+				if errors.As(err, &said) && (said.Code == api.CodeNotFound || said.Code == api.CodeNotAllowed || said.Code == api.CodeExpired) {
+					return hint("a token works once, and until it expires: ask an operator for another, nodectl cluster token", err)
+				}
 				return err
 			}
 			a.say("node %s joined cluster %s; it gets the DKEK by nodectl dkek create, or where there is one: its share by nodectl dkek reshare, its device by nodectl device replace", joined.Node, joined.Cluster.ID)

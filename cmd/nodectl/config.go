@@ -113,7 +113,7 @@ func readConfig(path string) ([]byte, error) {
 	defer file.Close()
 	content, err := io.ReadAll(io.LimitReader(file, maxConfig+1))
 	if err == nil && len(content) > maxConfig {
-		err = fmt.Errorf("%s is longer than %d bytes", path, maxConfig)
+		err = hint("the settings are those of nodectl run --help, without the dashes", usage("%s is longer than %d bytes", path, maxConfig))
 	}
 	return content, err
 }

@@ -80,7 +80,7 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, hint("give the cluster file with NODECTL_CLUSTER or --cluster: cluster init writes it, and any operator may pass it on", err)
 	default:
-		return nil, err
+		return nil, hint("get another copy of the cluster file, from an operator whom you trust", fmt.Errorf("%s: %s", a.clusterPath(), strip(err.Error())))
 	}
 	if !socket {
 		if s.signer, err = a.loadKey(ctx); err != nil {

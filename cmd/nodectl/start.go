@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -117,6 +118,10 @@ func deviceTrouble(cfg *config, err error) error {
 	switch {
 	case errors.Is(err, hsm.ErrInUse):
 		return hint("one process has a device at a time: stop the other one", err)
+	case errors.Is(err, fs.ErrNotExist):
+		return hint("make the folder that the device's URI names, or mend the URI", err)
+	case errors.Is(err, syscall.ENOSPC):
+		return hint("make room on the device's disk, and start again", err)
 	case errors.Is(err, hsm.ErrStorage):
 		return hint("the device's file is damaged or was sealed under another secret: put the right one back, or delete the file and run nodectl device replace: its keys come back from the cluster", err)
 	}
@@ -126,15 +131,18 @@ func deviceTrouble(cfg *config, err error) error {
 // startTrouble says what to do about a node that does not open.
 func startTrouble(cfg *config, err error) error {
 	var known *hinted
+	err = fmt.Errorf("node %s, data folder %s: %w", cfg.Name, cfg.Dir, err)
 	switch {
 	case errors.As(err, &known):
-		return err
+		return hint(known.hint, err)
 	case errors.Is(err, node.ErrInUse):
 		return hint("one process has a data folder at a time: stop the other one", err)
 	case errors.Is(err, syscall.EADDRINUSE):
 		return hint("another program has this port: stop it, or set another with listen", err)
+	case errors.Is(err, syscall.ENOSPC):
+		return hint("make room on the disk of the data folder, and start again", err)
 	case errors.Is(err, syscall.EACCES):
 		return hint("run as the owner of the data folder", err)
 	}
-	return hint("see the log above for what is damaged; a node that cannot go on is removed, and joins anew with an empty data folder", err)
+	return hint("what cannot be put back: nodectl cluster remove "+cfg.Name+" on another node, then start with an empty data folder and join", err)
 }
