@@ -68,12 +68,24 @@ func (f *face) membersWarnings(view *fsm.View, s api.Status) []string {
 	proven, ok := view.Proven()
 	for m := range view.Members() {
 		if ok && m.Device != nil && m.Device.KCV != proven.KCV {
-			w = append(w, fmt.Sprintf("%s: its device (%s) does not hold the DKEK: nodectl device replace --node %s", m.Name, m.Device.State, m.Name))
+			w = append(w, deviceWarning(m.Name, m.Device.State))
 		} else if said := f.said(m.ID); ok && said.State == api.StateUnready && f.reachable(m.ID) {
 			w = append(w, fmt.Sprintf("%s is unready: %.300s", m.Name, said.Missing))
 		}
 	}
 	return w
+}
+
+// deviceWarning is what to do about a device that is not known to hold the DKEK.
+// One that nobody could ask may hold it all the same: replacing it is no first aid.
+func deviceWarning(name, state string) string {
+	switch state {
+	case deviceLocked:
+		return fmt.Sprintf("%s: its device is locked: on that node, nodectl device enter pin", name)
+	case deviceGone:
+		return fmt.Sprintf("%s: its device does not answer: see nodectl device info --node %s", name, name)
+	}
+	return fmt.Sprintf("%s: its device (%s) does not hold the DKEK: nodectl device replace --node %s", name, state, name)
 }
 
 // countFor is how long a count of keys is good enough.
