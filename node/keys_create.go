@@ -227,7 +227,14 @@ func (r *keyRoom) make(ctx context.Context, m *making) (*fsm.Version, error) {
 func (r *keyRoom) commit(ctx context.Context, m *making, made *madeKey) (*fsm.Version, error) {
 	slots := r.node.device.slots
 	_, err := r.node.propose(ctx, r.node.command(m.caller, m.request, m.body(made.material)))
-	version, committed := r.node.view().VersionByRequest(m.request)
+	view := r.node.view()
+	var refused *fsm.Error
+	if errors.As(err, &refused) { // by a leader who may know of a key that has yet to arrive here
+		if newest, readErr := r.node.consistent(ctx); readErr == nil {
+			view = newest
+		}
+	}
+	version, committed := view.VersionByRequest(m.request)
 	switch {
 	case committed:
 		// Also where the answer was a refusal: this or another try of the same

@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -53,6 +54,33 @@ func TestTheSameRequestLeftAtTwoNodes(t *testing.T) {
 		for _, m := range l.Members[:2] {
 			l.tidy(m)
 			l.Eventually("nothing is left", func() bool { o := m.ObjectsForTest(); return o.Slots > 0 && o.Orphans == 0 && len(o.Aside) == 0 })
+		}
+	})
+}
+
+// A node makes a key while another one commits a key for the same request. Its
+// caller gets that key, also where the log has yet to arrive.
+func TestTheSameRequestAtTwoNodesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := startKeys(t, 3, nodetest.Options{})
+		m, leader := l.Follower(), l.Leader()
+		spec := node.KeySpec{Name: "k", Type: hsm.ECDSAP256, RequestID: request(7)}
+		var once sync.Once
+		m.Device.Hook(func(call hsmtest.Call) {
+			if call.Op == hsmtest.OpDelete { // of the copy: only the proposal is missing
+				once.Do(func() { leader.CreateKey(t.Context(), spec) })
+			}
+		}, nil)
+		key, err := m.CreateKey(t.Context(), spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := leader.Key(t.Context(), "k")
+		if err != nil || !want.Public().(*ecdsa.PublicKey).Equal(key.Public()) {
+			t.Errorf("another key: %v", err)
+		}
+		for _, m := range l.Members {
+			l.tidy(m)
 		}
 	})
 }

@@ -97,6 +97,13 @@ func (u *upkeepRoom) abort(ctx context.Context, view *fsm.View, o orphan) error 
 		slots.reexamine(o)
 		return nil
 	case errors.As(err, &refused) && refused.Code == fsm.Conflict:
+		newest, err := u.node.consistent(ctx)
+		if err != nil {
+			return err
+		}
+		if _, ok := newest.Aborted(o.tag.request); ok {
+			return nil // for another node's object of the same request: ours comes after that
+		}
 		slots.asideOrphan(o, refused.Message)
 		return nil
 	}
