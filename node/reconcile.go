@@ -15,6 +15,9 @@ import (
 const (
 	// upkeepEvery is how often each part of upkeep looks without being woken.
 	upkeepEvery = 30 * time.Second
+	// upkeepRetry is how long after a look that failed the next one is: most
+	// wait for a leader, who is there in a moment.
+	upkeepRetry = 2 * time.Second
 	// upkeepPause is the least time between two looks, and upkeepShare how many
 	// times longer than the last look it is: looking at every key must stay a
 	// small part of the work while keys are made, see upkeepLonger.
@@ -93,6 +96,9 @@ func (u *upkeepRoom) part(name string, look func(context.Context) (time.Duration
 			}
 			if again <= 0 || again > upkeepEvery {
 				again = upkeepEvery
+			}
+			if err != nil {
+				again = min(again, upkeepRetry)
 			}
 			timer.Reset(again)
 		}
