@@ -84,7 +84,7 @@ func (n *devNode) make(seal string, port int) error {
 	device := (&url.URL{Path: filepath.Join(n.dir, "device")}).EscapedPath()
 	content, err := yaml.Marshal(map[string]string{
 		"name": n.name, "dir": filepath.Join(n.dir, "data"), "listen": n.listen, "socket": n.socket, "pid-file": n.pid,
-		"device":      "soft:" + device + "?" + url.Values{"seal-source": {"file:" + seal}}.Encode(),
+		"device":      "soft:" + device, // under the node's seal secret, so that device reseal takes it along
 		"seal-source": "file:" + seal,
 	})
 	if err != nil {

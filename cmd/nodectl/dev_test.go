@@ -187,8 +187,21 @@ func TestDev(t *testing.T) {
 	t.Run("openssl verifies what nodectl signed", func(t *testing.T) { scripts(t, d) })
 	t.Run("a killed node is started again by its configuration", func(t *testing.T) { killed(t, d) })
 	t.Run("a deleted device comes back with its keys", func(t *testing.T) { replaced(t, d) })
+	t.Run("a node is resealed with its device", func(t *testing.T) { resealed(t, d) })
 	t.Run("what a node needs is its own", func(t *testing.T) { refused(t, d) })
 	t.Run("it ends whole and resumes", func(t *testing.T) { resumed(t, d) })
+}
+
+// resealed is proven by the resumption, which starts node-1 under the new secret.
+func resealed(t *testing.T, d *devRun) {
+	next := filepath.Join(t.TempDir(), "next")
+	if err := writeSeal(next); err != nil {
+		t.Fatal(err)
+	}
+	d.must("--addr", "unix:"+d.path("node-1/socket"), "device", "reseal", "--present", "file:"+d.path("seal/1"), "--new", "file:"+next)
+	if err := os.Rename(next, d.path("seal/1")); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func scripts(t *testing.T, d *devRun) {
