@@ -3,8 +3,10 @@ package node_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
@@ -43,6 +45,40 @@ func (s *stop) kill(c *nodetest.Cluster, m *nodetest.Member) {
 	c.T.Helper()
 	c.Eventually(m.Name+" gets to: "+s.point, s.reached.Load)
 	m.Restart()
+}
+
+// pause holds a member at an instant, once, until something else has happened.
+type pause struct {
+	point         string
+	there, passed chan struct{}
+}
+
+func pauseAt(m *nodetest.Member, point string) *pause {
+	p := &pause{point, make(chan struct{}), make(chan struct{})}
+	var once sync.Once
+	m.Reached(func(ctx context.Context, at string) error {
+		if at == point {
+			once.Do(func() { close(p.there) })
+			select {
+			case <-p.passed:
+			case <-ctx.Done():
+			}
+		}
+		return nil
+	})
+	return p
+}
+
+// pass waits until the member is there, does something, and lets it go on.
+func (p *pause) pass(c *nodetest.Cluster, do func()) {
+	c.T.Helper()
+	select {
+	case <-p.there:
+	case <-time.After(time.Minute):
+		c.T.Fatalf("nobody gets to: %s", p.point)
+	}
+	do()
+	close(p.passed)
 }
 
 // ended waits for a ceremony's end and returns its row.

@@ -2,7 +2,6 @@ package node_test
 
 import (
 	"bytes"
-	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -109,20 +108,11 @@ func TestLeaderLoss(t *testing.T) {
 			in(t, func(t *testing.T) {
 				c := nodetest.Start(t, 3)
 				target := blankDevice(c, c.Follower())
-				gone := false
-				target.Reached(func(_ context.Context, at string) error {
-					if at == point && !gone {
-						gone = true
-						c.Leader().Crash()
-					}
-					return nil
-				})
+				there := pauseAt(target, point)
 				id := openProvision(t, target, node.CeremonyOptions{})
 				c.Approve(id, 1)
+				there.pass(c, func() { c.Leader().Crash() })
 				c.Done(id)
-				if !gone {
-					t.Error("the leader never died")
-				}
 			})
 		})
 	}
@@ -147,19 +137,10 @@ func TestLeaderLoss(t *testing.T) {
 				// The first new holder deals, holds and proves.
 				first := info.Terms.Plan.Holders[0].Node
 				at := slices.IndexFunc(c.Members, func(m *nodetest.Member) bool { return m.ID() == first })
-				gone := false
-				c.Members[at].Reached(func(_ context.Context, at string) error {
-					if at == point && !gone {
-						gone = true
-						leader.Crash()
-					}
-					return nil
-				})
+				there := pauseAt(c.Members[at], point)
 				c.Approve(id, 1)
+				there.pass(c, leader.Crash)
 				c.Done(id)
-				if !gone {
-					t.Error("the leader never died")
-				}
 			})
 		})
 	}
