@@ -138,7 +138,7 @@ func TestCrashInCreate(t *testing.T) {
 		leads = !leads
 		t.Run(point, func(t *testing.T) {
 			in(t, func(t *testing.T) {
-				c := nodetest.StartWith(t, 3, nodetest.Options{Blank: true, Logger: debugLogger()})
+				c := nodetest.StartWith(t, 3, nodetest.Options{Blank: true})
 				victim, opener := c.Leader(), c.Follower()
 				if !leads { // every other time
 					victim, opener = opener, victim
@@ -185,7 +185,7 @@ func shareFile(row *fsm.SharingRow) string { return node.ShareFile(row.Plan.Epoc
 // Row 1: a recipient dies between its entry and the Open.
 func TestCrashAfterPrepare(t *testing.T) {
 	in(t, func(t *testing.T) {
-		c := nodetest.StartWith(t, 3, nodetest.Options{Blank: true, Logger: debugLogger()})
+		c := nodetest.StartWith(t, 3, nodetest.Options{Blank: true})
 		opener := c.Leader()
 		victim := c.Follower()
 		opener.Reached(func(_ context.Context, point string) error {

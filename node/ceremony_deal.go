@@ -30,7 +30,7 @@ func (r *runner) dealOwn(ctx context.Context, view *fsm.View, sharing *fsm.Shari
 	}
 	if dealt == nil {
 		r.say("dealing")
-		if dealt, err = r.draw(a); err != nil {
+		if _, err := r.draw(a); err != nil {
 			return err
 		}
 	}

@@ -33,7 +33,7 @@ func TestLyingHolder(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			in(t, func(t *testing.T) {
-				c := nodetest.StartWith(t, 3, nodetest.Options{Logger: debugLogger()})
+				c := nodetest.StartWith(t, 3, nodetest.Options{})
 				target := blankDevice(c, c.Members[2])
 				// Its own share is lost too, so that it needs both others, and one lies.
 				proven, _ := c.Leader().View().Proven()

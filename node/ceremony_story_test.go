@@ -58,7 +58,7 @@ func covers(c *nodetest.Cluster, m *nodetest.Member, keys int) {
 
 func TestProvisionAReplacedDevice(t *testing.T) {
 	in(t, func(t *testing.T) {
-		c := nodetest.StartWith(t, 3, nodetest.Options{Logger: debugLogger()})
+		c := nodetest.StartWith(t, 3, nodetest.Options{})
 		devicesReady(c)
 		for i := range 3 {
 			makeKey(t, c.Leader(), fmt.Sprintf("key-%d", i))
@@ -82,7 +82,7 @@ func TestProvisionAReplacedDevice(t *testing.T) {
 // reshare drops the lost one on the same approvals.
 func TestReplaceALostNode(t *testing.T) {
 	in(t, func(t *testing.T) {
-		c := nodetest.StartWith(t, 3, nodetest.Options{Logger: debugLogger()})
+		c := nodetest.StartWith(t, 3, nodetest.Options{})
 		devicesReady(c)
 		makeKey(t, c.Leader(), "key")
 		lost := c.Follower()
@@ -111,7 +111,7 @@ func TestReplaceALostNode(t *testing.T) {
 
 func TestReshareAddsAndRemoves(t *testing.T) {
 	in(t, func(t *testing.T) {
-		c := nodetest.StartWith(t, 3, nodetest.Options{Logger: debugLogger()})
+		c := nodetest.StartWith(t, 3, nodetest.Options{})
 		first, _ := c.Leader().View().Proven()
 		c.Add()
 		c.Add()
@@ -302,7 +302,7 @@ func TestCrashOfADealer(t *testing.T) {
 	} {
 		t.Run(point, func(t *testing.T) {
 			in(t, func(t *testing.T) {
-				c := nodetest.StartWith(t, 4, nodetest.Options{Logger: debugLogger()})
+				c := nodetest.StartWith(t, 4, nodetest.Options{})
 				proven, _ := c.Leader().View().Proven()
 				// The dealers are the first t holders in order of their IDs.
 				at := slices.IndexFunc(c.Members, func(m *nodetest.Member) bool { return m.ID() == proven.Plan.Holders[0].Node })

@@ -146,7 +146,6 @@ func TestAPINOfUnknownOutcomeCountsAsRejected(t *testing.T) {
 		device.out.Store(true)
 		m.Start()
 		synctest.Wait()
-		before := tries(l, m)
 		if _, err := m.FileForTest("pin-rejected"); err != nil {
 			t.Fatalf("the rejection is not on disk: %v", err)
 		}
@@ -155,7 +154,7 @@ func TestAPINOfUnknownOutcomeCountsAsRejected(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait() // nobody logs in behind the test's back
-		before = tries(l, m)
+		before := tries(l, m)
 		device.silent.Store(true)
 		other := "222222"
 		if err := m.EnterPIN(t.Context(), secretOf(other)); !errors.Is(err, hsmtest.ErrInjected) {

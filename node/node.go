@@ -23,7 +23,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -280,6 +279,3 @@ func (n *Node) logFolder() string {
 	}
 	return filepath.Join(n.config.Dir, "raft")
 }
-
-// privateFolder makes a folder that only this user can look into.
-func privateFolder(path string) error { return os.MkdirAll(path, 0o700) }

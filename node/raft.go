@@ -168,9 +168,9 @@ func (c *raftConfig) complete() error {
 	case c.ID == "" || c.Machine == nil || c.Transport == nil:
 		return errors.New("ID, Machine and Transport are needed")
 	case c.TrailingLogs < minTrailingLogs:
-		return fmt.Errorf("TrailingLogs %d is less than %d", c.TrailingLogs, minTrailingLogs)
+		return fmt.Errorf("a TrailingLogs of %d is less than %d", c.TrailingLogs, minTrailingLogs)
 	case c.Lease > c.Heartbeat:
-		return fmt.Errorf("Lease %v is longer than Heartbeat %v", c.Lease, c.Heartbeat)
+		return fmt.Errorf("a Lease of %v is longer than the Heartbeat, %v", c.Lease, c.Heartbeat)
 	}
 	return checkAdvertised(string(c.Transport.LocalAddr()))
 }

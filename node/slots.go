@@ -267,14 +267,8 @@ func (t *slotTable) settle(slot hsm.Slot, ref fsm.VersionRef, tag objectTag, pub
 	return r, nil
 }
 
-// withdraw takes a key out of use if nobody uses it, and gives its slot to the
-// caller.
-func (t *slotTable) withdraw(r *residence) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.withdrawLocked(r)
-}
-
+// withdrawLocked takes a key out of use if nobody uses it, and gives its slot to
+// the caller.
 func (t *slotTable) withdrawLocked(r *residence) bool {
 	if t.held[r.ref] != r || !r.pins.CompareAndSwap(0, -1) {
 		return false

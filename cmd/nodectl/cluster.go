@@ -129,7 +129,7 @@ which other users of the machine can see.`,
 			if (file == "") == (len(args) == 0) {
 				return usage("cluster join wants a token: --token-file FILE, or the token itself")
 			}
-			text := file
+			var text string
 			if file != "" {
 				content, err := a.readIn(file, 4096)
 				if err != nil {

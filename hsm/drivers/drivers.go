@@ -67,7 +67,7 @@ func openURI(ctx context.Context, uri string, seal *hsm.Secret) (hsm.Token, erro
 	case found && (scheme == "smartcard-hsm" || scheme == "pkcs11"):
 		return hsm.Token{}, fmt.Errorf("drivers: open %s: device: %w", scheme, ErrNoHardware)
 	}
-	return hsm.Token{}, errors.New("drivers: open: a device URI begins with soft:, smartcard-hsm: or pkcs11:")
+	return hsm.Token{}, errors.New("drivers: open: a device URI begins with soft:, with smartcard-hsm: or with pkcs11: in front of its path")
 }
 
 // parse takes the part after the scheme apart and refuses parameters that are

@@ -85,6 +85,7 @@ func (k EC) check() (domain, error) {
 		if err != nil {
 			return domain{}, fmt.Errorf("%w: private key out of range", ErrMalformed)
 		}
+		//lint:ignore SA1019 big.Int is what has to be wiped
 		defer wipeInts(made.D)
 		if !made.PublicKey.Equal(&k.Key.PublicKey) {
 			return domain{}, fmt.Errorf("%w: public key does not belong to the private key", ErrMalformed)
@@ -120,6 +121,7 @@ func decodeEC(r *reader, size int, algorithms []byte) (PrivateKey, error) {
 	}
 	made, err := key.PublicKey.Bytes()
 	if err != nil || !equal(made, public) {
+		//lint:ignore SA1019 big.Int is what has to be wiped
 		wipeInts(key.D)
 		return nil, fmt.Errorf("%w: public key does not belong to the private key", ErrMalformed)
 	}

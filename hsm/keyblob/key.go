@@ -100,6 +100,7 @@ func (k RSA) Wipe() {
 	wipeInts(k.Key.Primes...)
 }
 
+//lint:ignore SA1019 big.Int is what has to be wiped
 func (k EC) Wipe()      { wipeInts(k.Key.D) }
 func (k Ed25519) Wipe() { secret.Wipe(k.Key) }
 func (k AES) Wipe()     { secret.Wipe(k.Key) }

@@ -58,10 +58,12 @@ func refuseText(t *testing.T, how, text string, planted []string) {
 // Wipe reaches the numbers that the caller handed in.
 func TestWipe(t *testing.T) {
 	one, ec, raw := newRSA(t, 1024), newEC(t, elliptic.P256()), random(32)
+	//lint:ignore SA1019 big.Int is what has to be wiped
 	words := ec.D.Bits()
 	keyblob.RSA{Key: one}.Wipe()
 	keyblob.EC{Key: ec}.Wipe()
 	keyblob.AES{Key: raw}.Wipe()
+	//lint:ignore SA1019 big.Int is what has to be wiped
 	if one.D.Sign() != 0 || one.Primes[0].Sign() != 0 || one.Precomputed.Dp.Sign() != 0 || ec.D.Sign() != 0 || !bytes.Equal(raw, make([]byte, 32)) {
 		t.Error("something is left")
 	}

@@ -92,6 +92,7 @@ func (d *Device) Decrypt(ctx context.Context, slot hsm.Slot, ciphertext []byte, 
 	if oaep {
 		plaintext, err = rsa.DecryptOAEP(options.Hash.New(), nil, p, ciphertext, options.Label)
 	} else {
+		//lint:ignore SA1019 asked for by whoever holds such ciphertexts; OAEP is the default
 		plaintext, err = rsa.DecryptPKCS1v15(nil, p, ciphertext)
 	}
 	if err != nil {

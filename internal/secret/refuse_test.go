@@ -57,6 +57,7 @@ func TestSearcherFindsPlanted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	//lint:ignore S1025 the verb is what is tested
 	for _, found := range []string{fmt.Sprintf("%s", raw), fmt.Sprintf("%v", raw), fmt.Sprintf("%x", raw), fmt.Sprintf("%X", raw), string(text)} {
 		if !shows(found) {
 			t.Errorf("does not find it in %s", found)

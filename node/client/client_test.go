@@ -118,10 +118,12 @@ func TestRequestIDOfTheCaller(t *testing.T) {
 
 func TestAnswersThatAreNone(t *testing.T) {
 	for name, a := range map[string]answer{
-		"html":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502); w.Write([]byte("<html>")) },
-		"redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/v1/whoami", 307) },
-		"text":     func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("hello")) },
-		"endless":  func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, 17<<20)) },
+		"html": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502); w.Write([]byte("<html>")) },
+		"redirect": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/v1/whoami", http.StatusTemporaryRedirect)
+		},
+		"text":    func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("hello")) },
+		"endless": func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, 17<<20)) },
 	} {
 		f := start(t, map[string]answer{api.KeyShow: a, api.WhoAmI: say(api.Identity{})})
 		c := dial(t, client.Config{Addresses: []string{f.address()}, Members: []string{f.fingerprint}})

@@ -108,6 +108,7 @@ func (k *Key) Decrypt(_ io.Reader, ciphertext []byte, opts crypto.DecrypterOpts)
 			return nil, err
 		}
 		request.Scheme, request.Hash, request.Additional = api.SchemeOAEP, name, o.Label
+	//lint:ignore SA1019 asked for by whoever holds such ciphertexts; OAEP is the default
 	case *rsa.PKCS1v15DecryptOptions:
 		request.Scheme, session = api.SchemePKCS1v15, o.SessionKeyLen
 	case nil:
