@@ -44,7 +44,8 @@ type Token struct {
 	Weakness string
 	// Reseal makes what seals this device, or gives its PINs, follow from the
 	// host's next seal secret in place of its present one: whole or not at all,
-	// and harmless when repeated. Nil: nothing here depends on that secret.
+	// and harmless when repeated. [ErrOwnSeal], before anything changes: it cannot
+	// follow. Nil: nothing here depends on that secret.
 	Reseal func(ctx context.Context, present, next *Secret) error
 }
 

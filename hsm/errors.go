@@ -27,6 +27,7 @@ var (
 	ErrDecryption     = errors.New("decryption failed")
 	ErrGone           = errors.New("device is gone")
 	ErrInUse          = errors.New("device is in use by another process")
+	ErrOwnSeal        = errors.New("device has a seal source of its own")
 	ErrStorage        = errors.New("device storage failed")
 	// ErrNoSecret: the device cannot be opened because a secret that it needs
 	// cannot be had now. It may be there later.

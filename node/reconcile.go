@@ -59,7 +59,7 @@ func newUpkeepRoom(n *Node) *upkeepRoom {
 }
 
 func (u *upkeepRoom) start() {
-	u.part("reconcile", u.reconcile, fsm.TableVersions, fsm.TableSharings, fsm.TableCoverage)
+	u.part("reconcile", u.reconcile, fsm.TableVersions, fsm.TableSharings, fsm.TableCoverage, fsm.TableMembers)
 	u.part("sweep", u.sweep, fsm.TableAborts)
 	u.part("destroy", u.destroyDue, fsm.TableVersions)
 	u.part("tombstones", u.bury, fsm.TableTombstones)

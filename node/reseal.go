@@ -8,6 +8,7 @@ import (
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/hsm"
 	"github.com/keycustodian/keycustodian/internal/secret"
 )
 
@@ -48,7 +49,11 @@ func (n *Node) Reseal(ctx context.Context, present, next *secret.Bytes) error {
 	}
 	defer former.Wipe()
 	n.logger.Info("reseal: the seal secret changes")
-	if err := n.reseal(ctx, n.resealing(former, next)); err != nil {
+	err = n.reseal(ctx, n.resealing(former, next))
+	if errors.Is(err, hsm.ErrOwnSeal) { // the first step, so nothing was changed
+		return fmt.Errorf("node: reseal: nothing was changed: %w", errors.Join(err, n.files.remove(resealFile)))
+	}
+	if err != nil {
 		return fmt.Errorf("node: reseal: half done; repeat it, or start the node with the new seal secret: %w", err)
 	}
 	n.logger.Info("reseal: the seal secret is changed")

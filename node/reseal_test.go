@@ -196,6 +196,30 @@ func TestReseal(t *testing.T) {
 
 // Killed after any step, the node comes back with the new secret, or says that
 // it needs it; nothing is lost and nothing stays under the old one.
+// A device that cannot follow is found out before anything is changed.
+func TestResealRefusedByTheDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startResealed(t)
+		open := r.Config.OpenDevice
+		r.Close()
+		r.Config.OpenDevice = func(ctx context.Context, seal *hsm.Secret) (hsm.Token, error) {
+			token, err := open(ctx, seal)
+			token.Reseal = func(context.Context, *hsm.Secret, *hsm.Secret) error { return hsm.ErrOwnSeal }
+			return token, err
+		}
+		r.Start()
+		next := secret.Random(secret.KeySize)
+		if err := r.Reseal(t.Context(), r.Seal, next); !errors.Is(err, hsm.ErrOwnSeal) || !strings.Contains(err.Error(), "nothing was changed") {
+			t.Errorf("reseal: %v", err)
+		}
+		r.Close()
+		r.Start() // under the former secret
+		if err := r.Sealed(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestResealKilledAtEveryStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startResealed(t)

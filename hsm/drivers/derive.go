@@ -99,7 +99,7 @@ func (d *derivedPINs) reseal(ctx context.Context, device *soft.Device, present, 
 func keepApart(device *soft.Device, present *secret.Bytes) error {
 	same, err := device.SealedUnder(present)
 	if err == nil && same {
-		return errors.New("drivers: the device is sealed under the same secret by a seal-source of its own: take seal-source out of the device's URI and start again, then both change together")
+		return fmt.Errorf("drivers: %w that gives the same secret: take seal-source out of the device's URI and start again, then both change together", hsm.ErrOwnSeal)
 	}
 	return err
 }

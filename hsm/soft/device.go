@@ -166,7 +166,7 @@ func (d *Device) Info(ctx context.Context) (hsm.Info, error) {
 	info := hsm.Info{
 		Kind: "soft", Serial: d.serial, Label: d.state.label, Model: "software device", Firmware: "1",
 		State: d.state.status(), LoggedIn: d.loggedIn,
-		Slots: d.slots, FreeSlots: max(0, d.slots-len(d.entries)-len(d.reserved)), FreeBytes: -1,
+		Slots: d.slots, FreeSlots: max(0, d.slots-d.occupied()), FreeBytes: -1,
 	}
 	if d.bytes > 0 {
 		info.FreeBytes = max(0, d.bytes-int(d.used))

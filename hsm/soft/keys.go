@@ -34,11 +34,23 @@ func (d *Device) reserve(ctx context.Context, op string, slot hsm.Slot, keyType 
 		return 0, nil, d.fail(op, hsm.ErrSharesMissing, "")
 	case taken || d.entries[slot] != nil:
 		return 0, nil, d.fail(op, hsm.ErrSlotUsed, "")
-	case len(d.entries)+len(d.reserved) >= d.slots:
+	case d.occupied() >= d.slots:
 		return 0, nil, d.fail(op, hsm.ErrFull, "")
 	}
 	d.reserved[slot] = struct{}{}
 	return d.life, d.keys, nil
+}
+
+// occupied counts the slots with a key, or with one being made. A key that has
+// just been stored is still reserved, and counts once.
+func (d *Device) occupied() int {
+	n := len(d.entries)
+	for slot := range d.reserved {
+		if d.entries[slot] == nil {
+			n++
+		}
+	}
+	return n
 }
 
 func (d *Device) release(slot hsm.Slot) {
