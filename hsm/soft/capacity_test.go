@@ -11,8 +11,8 @@ import (
 // A device with as many slots as there are keys to make takes them all, however
 // many are made at once.
 func TestTheLastSlotsAreUsable(t *testing.T) {
-	const slots = 8
-	for range 50 {
+	const slots = 256
+	for range 20 {
 		device := soft.NewMemory(soft.Options{Slots: slots})
 		if err := prepare(device); err != nil {
 			t.Fatal(err)
