@@ -251,12 +251,21 @@ func (t *slotTable) leave(slot hsm.Slot) {
 	t.device.suspect()
 }
 
-// settle makes what an operation left in its slot a residence, pinned once.
+// settle makes what an operation left in its slot a residence, pinned once. Where
+// the key has one already, because its creation and a load met, that one is pinned
+// and this object becomes a spare.
 func (t *slotTable) settle(slot hsm.Slot, ref fsm.VersionRef, tag objectTag, public crypto.PublicKey) (*residence, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if c := t.content[slot]; !t.isOpen || c == nil || c.use != slotTaken {
 		return nil, fmt.Errorf("node: the device was changed meanwhile: %w", hsm.ErrGone)
+	}
+	if old := t.held[ref]; old != nil && old.slot != slot {
+		old.pins.Add(1) // it cannot be withdrawn meanwhile: that takes mu
+		old.used.Store(t.clock.Add(1))
+		t.set(slot, slotContent{use: slotSpare, tag: tag, ref: ref, object: hsm.Object{Slot: slot}})
+		t.device.node.upkeep.wakeUp()
+		return old, nil
 	}
 	r := &residence{ref: ref, slot: slot, tag: tag, public: public}
 	r.pins.Store(1)
