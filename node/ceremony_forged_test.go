@@ -76,6 +76,9 @@ func (f *forgery) forgeOpen(change func(o *fsm.Open)) {
 
 // A leader that fabricates what it needs gets no share from an honest holder.
 func TestFabricatedApprovals(t *testing.T) {
+	if underRace {
+		t.Skip("forges the state of running nodes: see underRace")
+	}
 	stranger := nodetest.NewOperator("stranger")
 	for name, forge := range map[string]func(f *forgery){
 		"no approvals": func(f *forgery) {},
@@ -160,6 +163,9 @@ func (f *forgery) nothingLeaves(asks *nodetest.Member) {
 // What operators did approve goes to the approved recipient and key, until it
 // expires or is closed, and nowhere else.
 func TestApprovedForAnother(t *testing.T) {
+	if underRace {
+		t.Skip("forges the state of running nodes: see underRace")
+	}
 	for name, forge := range map[string]func(f *forgery) *nodetest.Member{
 		"another member asks": func(f *forgery) *nodetest.Member { return f.other },
 		"another recipient": func(f *forgery) *nodetest.Member {
