@@ -55,7 +55,7 @@ func (b *Abort) apply(t *txn) (Value, *Error) {
 	// The row goes with its confirmation; a proposal of the request that is
 	// still under way then must not make a key whose object is deleted.
 	if _, answered := get[*request](t.View, TableRequests, b.Request[:]); !answered {
-		t.put(&request{ID: b.Request, Index: t.index, Code: Conflict, Message: "request was aborted"})
+		t.put(&request{ID: b.Request, Index: t.index, Code: Conflict, Message: "request was aborted: nothing came of it; ask again under a new ID"})
 	}
 	t.audit("key abort", b.Request.String(), "")
 	return Value{}, nil

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"time"
 
 	"github.com/keycustodian/keycustodian/fsm"
 )
@@ -30,4 +31,24 @@ func (n *Node) LoadAgainForTest(ctx context.Context, name string) error {
 		slots.release(residence)
 	}
 	return err
+}
+
+// WakesUnderLocksForTest tells whether upkeep can be woken by somebody who holds
+// its lock and the slots'.
+func (n *Node) WakesUnderLocksForTest() bool {
+	n.upkeep.mu.Lock()
+	defer n.upkeep.mu.Unlock()
+	n.device.slots.mu.Lock()
+	defer n.device.slots.mu.Unlock()
+	woken := make(chan struct{})
+	go func() {
+		n.upkeep.wakeUp()
+		close(woken)
+	}()
+	select {
+	case <-woken:
+		return true
+	case <-time.After(5 * time.Second):
+		return false
+	}
 }

@@ -410,3 +410,14 @@ func TestALoadThatMeetsTheCreationLeavesOneObject(t *testing.T) {
 		l.signs(m, "k")
 	})
 }
+
+// Upkeep looks at the slots under its own lock, and an enumeration wakes upkeep
+// under the slots': neither may wait for the other.
+func TestUpkeepIsWokenUnderAnyLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := startKeys(t, 1, nodetest.Options{})
+		if !l.Members[0].WakesUnderLocksForTest() {
+			t.Error("whoever wakes upkeep waits for a lock")
+		}
+	})
+}

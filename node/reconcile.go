@@ -42,6 +42,7 @@ const (
 // Abort names, and nothing else.
 type upkeepRoom struct {
 	node     *Node
+	waking   sync.Mutex      // nothing else is locked under it
 	wakes    []chan struct{} // of the parts
 	holding  *holdings
 	progress atomic.Pointer[RestoreProgress]
@@ -72,9 +73,9 @@ func (u *upkeepRoom) start() {
 func (u *upkeepRoom) part(name string, look func(context.Context) (time.Duration, error), tables ...fsm.Table) {
 	changed := u.node.watch(tables...)
 	wake := make(chan struct{}, 1)
-	u.mu.Lock()
+	u.waking.Lock()
 	u.wakes = append(u.wakes, wake)
-	u.mu.Unlock()
+	u.waking.Unlock()
 	u.node.run(func(ctx context.Context) {
 		timer := time.NewTimer(0)
 		defer timer.Stop()
@@ -105,13 +106,13 @@ func (u *upkeepRoom) part(name string, look func(context.Context) (time.Duration
 	})
 }
 
-// wakeUp has every part look again.
+// wakeUp has every part look again. It may be called with any other lock held.
 func (u *upkeepRoom) wakeUp() {
 	if u == nil {
 		return
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.waking.Lock()
+	defer u.waking.Unlock()
 	for _, wake := range u.wakes {
 		select {
 		case wake <- struct{}{}:
