@@ -7,14 +7,15 @@ FUZZTIME ?= 5s
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build test deps race check fuzz bench
+.PHONY: build test deps race check fuzz bench fire mutants
 
 build: ## bin/nodectl, with secrets erased from the heap by the runtime
 	GOEXPERIMENT=runtimesecret go build -trimpath -o bin/nodectl ./cmd/nodectl
 
-test: deps ## everything
+test: deps ## everything but the fire
 	go build ./...
 	go test -timeout 15m ./...
+	go test -timeout 15m -tags faults -run '^(TestCrash|TestLiar)' ./cmd/nodectl
 
 deps: ## installs what the tests need (root on Debian), or names what is missing
 	@missing=""; for c in $(COMMANDS); do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
@@ -30,8 +31,10 @@ race: deps ## without the tests that only are large
 check:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted" >&2; exit 1; }
 	go vet ./...
+	go vet -tags faults ./...
 	go mod tidy -diff
 	go run $(STATICCHECK) ./...
+	go run $(STATICCHECK) -tags faults ./...
 	GOEXPERIMENT=runtimesecret go vet ./...
 	GOEXPERIMENT=runtimesecret go test ./internal/...
 	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 go vet ./internal/... ./hsm/... ./dkek ./fsm ./transport
@@ -46,3 +49,9 @@ fuzz: ## every fuzz target for FUZZTIME
 
 bench:
 	go test -run '^$$' -bench . -benchtime 1s ./...
+
+fire: deps ## five nodes under load, and all that can befall them: minutes; as root, for disks of its own
+	go test -timeout 15m -tags faults -run '^TestFire$$' -v ./cmd/nodectl
+
+mutants: deps ## each guard of docs/mutants.md taken out, and its test seen red: up to half an hour
+	go test -run '^TestMutantsAreSeen$$' -mutants -v -timeout 60m .

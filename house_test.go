@@ -25,7 +25,7 @@ var allowed = map[string]string{
 	"transport":       "github.com/hashicorp/memberlist github.com/hashicorp/raft golang.org/x/net github.com/fxamacker/cbor/v2",
 	"node/api":        "",
 	"node": "dkek fsm hsm hsm/keyblob hsm/soft transport node/api internal/secret github.com/hashicorp/raft github.com/hashicorp/raft-boltdb/v2 " +
-		"github.com/hashicorp/go-hclog go.etcd.io/bbolt github.com/fxamacker/cbor/v2 github.com/prometheus/client_golang golang.org/x/sys",
+		"github.com/hashicorp/go-hclog go.etcd.io/bbolt github.com/fxamacker/cbor/v2 github.com/prometheus/client_golang golang.org/x/sync golang.org/x/sys",
 	"node/client":   "node/api",
 	"node/nodetest": "node node/api node/client fsm dkek hsm hsm/soft hsm/hsmtest transport internal/secret",
 	"cmd/nodectl": "node node/api node/client fsm dkek transport hsm hsm/drivers hsm/soft internal/secret filippo.io/age " +

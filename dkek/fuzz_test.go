@@ -2,6 +2,7 @@ package dkek_test
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 
 	"github.com/keycustodian/keycustodian/dkek"
@@ -86,6 +87,39 @@ func FuzzReleasePlaintext(f *testing.F) {
 		sealed := forge(t, release(s, id(1)), s.Hash(), key.Public(), data)
 		if _, err := dkek.OpenRelease(key, sealed, transcript, s.Sharing, id(1)); (err == nil) != bytes.Equal(data, truth) {
 			t.Fatalf("%x: %v", data, err)
+		}
+	})
+}
+
+// FuzzSubShare is what a lying dealer can do: seal anything, correctly. The fuzzer
+// says in which bits it differs from the truth.
+func FuzzSubShare(f *testing.F) {
+	s := deal(f, firstPlan(3, 2), nil)
+	key := newKey(f, dkek.X25519())
+	dealer := s.Plan.Dealers[0].Node
+	truth := s.open(f, id(1))[:49]
+	f.Add(make([]byte, 49))
+	f.Add(make([]byte, 48))
+	f.Add(append(make([]byte, 48), 1))
+	claimed := dkek.Sealed{
+		Kind: dkek.KindSubShare, Cluster: s.Plan.Cluster, Epoch: s.Plan.Epoch, Attempt: s.Plan.Attempt, Dealer: dealer, Holder: id(1),
+	}
+	f.Fuzz(func(t *testing.T, lie []byte) {
+		if len(lie) > 2048 {
+			return
+		}
+		data := bytes.Clone(lie)
+		for i := range min(len(data), len(truth)) {
+			data[i] ^= truth[i]
+		}
+		sealed := forge(t, claimed, s.Plan.Hash(), key.Public(), data)
+		_, err := dkek.OpenSubShare(key, sealed, transcript, &s.Plan, &s.Dealings[0], id(1))
+		if (err == nil) != bytes.Equal(data, truth) {
+			t.Fatalf("%x: %v", data, err)
+		}
+		var refused *dkek.ShareError
+		if err != nil && (!errors.As(err, &refused) || refused.Dealer != dealer || refused.Holder != id(1)) {
+			t.Fatalf("%x: it does not say who dealt what to whom: %v", data, err)
 		}
 	})
 }

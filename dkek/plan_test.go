@@ -64,7 +64,7 @@ func TestReshareMustFollow(t *testing.T) {
 		{"a dealer too few", func(p *dkek.Plan) { p.Dealers = nodes(1) }},
 		{"a dealer too many", func(p *dkek.Plan) { p.Dealers = nodes(1, 2, 3) }},
 		{"a dealer that was no holder", func(p *dkek.Plan) { p.Dealers = nodes(1, 9) }},
-		{"a dealer with another key", func(p *dkek.Plan) { p.Dealers, p.Holders = nodes(1, 4), nodes(1, 2, 3); p.Dealers[1].Fingerprint[0]++ }},
+		{"a dealer in a holder's place", func(p *dkek.Plan) { p.Dealers, p.Holders = nodes(1, 4), nodes(1, 2, 3); p.Dealers[1].Node[15]++ }},
 		{"a plan that contradicts itself", func(p *dkek.Plan) { p.Attempt = 0 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -74,6 +74,17 @@ func TestReshareMustFollow(t *testing.T) {
 				t.Fatalf("accepted: %v", err)
 			}
 		})
+	}
+}
+
+// A holder whose key was rotated since it got its share deals as before.
+func TestDealerWithANewKey(t *testing.T) {
+	s := deal(t, firstPlan(4, 2), nil)
+	dealers := nodes(1, 4)
+	dealers[1].Fingerprint[0]++
+	next := s.reshare(t, dealers, nodes(1, 2, 3), 2)
+	if !next.combine(t, ids(nodes(2, 3))).Equal(s.combine(t, ids(nodes(1, 2)))) {
+		t.Error("another DKEK")
 	}
 }
 

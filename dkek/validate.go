@@ -86,7 +86,7 @@ func validateNodes(list []Holder) error {
 
 // Follows refuses, with [ErrPlan], a plan that is not a reshare of previous,
 // whose check value is kcv: another DKEK, a number used before, dealers that
-// are not t of its holders, or an origin that claims more.
+// are not t of its holders' nodes, or an origin that claims more.
 func (p *Plan) Follows(previous *Sharing, kcv KCV) error {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("dkek: reshare plan: %w: %s", ErrPlan, fmt.Sprintf(format, args...))
@@ -113,8 +113,13 @@ func (p *Plan) Follows(previous *Sharing, kcv KCV) error {
 	case len(p.Dealers) != old.Threshold:
 		return fail("%d dealers, wants %d", len(p.Dealers), old.Threshold)
 	}
+	// By node and not by key: a node's key may have been rotated since it got its
+	// share, and node IDs never change. Which key a dealer has now is in the plan,
+	// which operators approve, and the caller compares it with the members. Nobody
+	// gains by dealing in another's name: a dealer is sent nothing, and what is not
+	// the partial of that share gives another check value.
 	for _, dealer := range p.Dealers {
-		if i := old.HolderIndex(dealer.Node); i < 0 || old.Holders[i] != dealer {
+		if old.HolderIndex(dealer.Node) < 0 {
 			return fail("dealer %v is not a holder of the sharing before it", dealer.Node)
 		}
 	}

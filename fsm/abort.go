@@ -44,7 +44,7 @@ func (b *Abort) apply(t *txn) (Value, *Error) {
 	}
 	if old, ok := t.Aborted(b.Request); ok {
 		if old.Node != b.Node {
-			return Value{}, refuse(Conflict, "request %v was aborted by node %v", b.Request, old.Node)
+			return Value{}, refuse(WrongState, "request %v was aborted by node %v", b.Request, old.Node)
 		}
 		return Value{}, nil
 	}

@@ -137,7 +137,7 @@ func (t *txn) closeCeremony(c *Ceremony, outcome Outcome, detail string) {
 	next.Outcome, next.Detail, next.Closed, next.ClosedAt = outcome, cleanText(detail), t.index, t.now
 	t.put(&next)
 	t.audit("ceremony close", c.ID.String(), string(outcome)+" "+detail)
-	sharing, err := t.reported(&next)
+	sharing, err := t.reportedOn(&next)
 	if err != nil {
 		return
 	}

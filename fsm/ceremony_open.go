@@ -84,19 +84,6 @@ func (t *txn) checkOpen(o *Open, b *CeremonyOpen) *Error {
 // checkOpenKind checks what one kind of ceremony needs, and prepares its
 // sharing.
 func (t *txn) checkOpenKind(o *Open, row *Ceremony) *Error {
-	shares := o.Kind == CeremonyCreate || o.Kind == CeremonyReshare
-	switch {
-	case shares != (o.Plan != nil):
-		return refuse(BadRequest, "a plan belongs to create and reshare, and only there")
-	case o.Successor != nil && o.Kind != CeremonyProvision:
-		return refuse(BadRequest, "only a provision names a successor")
-	case o.Cites != nil && o.Kind != CeremonyReshare:
-		return refuse(BadRequest, "only a reshare cites a provision")
-	case (o.Proposal != nil) != (o.Kind == CeremonyGovern):
-		return refuse(BadRequest, "a proposal belongs to govern, and only there")
-	case o.Sample < 0 || o.Sample > MaxSample || o.Sample > 0 && o.Kind != CeremonyDrill:
-		return refuse(BadRequest, "a sample belongs to drill: %d blobs at most", MaxSample)
-	}
 	switch o.Kind {
 	case CeremonyCreate:
 		return t.openCreate(o, row)
@@ -104,10 +91,8 @@ func (t *txn) checkOpenKind(o *Open, row *Ceremony) *Error {
 		return t.openReshare(o, row)
 	case CeremonyProvision, CeremonyDrill:
 		return t.openProvision(o, row)
-	case CeremonyGovern:
-		return t.openGovern(o)
 	}
-	return refuse(BadRequest, "unknown kind of ceremony %d", o.Kind)
+	return t.openGovern(o) // the last kind that checkForm knows
 }
 
 func (t *txn) openCreate(o *Open, row *Ceremony) *Error {
@@ -172,15 +157,37 @@ func (t *txn) checkCite(o *Open) *Error {
 	case s == nil || !slices.Equal(s.Holders, o.Plan.Holders) || s.Threshold != o.Plan.Threshold || o.Source != provision.Source:
 		return refuse(NotAllowed, "the cited provision does not name this successor")
 	}
+	if t.hadSuccessor(c.ID) {
+		return refuse(NotAllowed, "the cited provision has had its successor")
+	}
+	return nil
+}
+
+// hadSuccessor tells whether a reshare stood on a provision's approvals already.
+func (t *txn) hadSuccessor(provision CeremonyID) bool {
 	for other := range t.Ceremonies() {
 		if !other.Cited {
 			continue
 		}
-		if cited, err := parseOpen(other.Open); err == nil && cited.Cites != nil && *cited.Cites == *o.Cites {
-			return refuse(NotAllowed, "the cited provision has had its successor")
+		if cited, err := parseOpen(other.Open); err == nil && cited.Cites != nil && cited.Cites.Ceremony == provision {
+			return true
 		}
 	}
-	return nil
+	return false
+}
+
+// successorNames tells whether a provision that has ended well is still to be
+// followed by a reshare to this holder, under the key that was approved.
+func (t *txn) successorNames(c *Ceremony, id dkek.NodeID) bool {
+	if c.Kind != CeremonyProvision || c.Outcome != OutcomeSuccess || t.now > c.Expires {
+		return false
+	}
+	o, err := parseOpen(c.Open)
+	if err != nil || o.Successor == nil || !slices.ContainsFunc(o.Successor.Holders, func(h dkek.Holder) bool { return h.Node == id }) {
+		return false
+	}
+	proven, ok := t.Proven()
+	return ok && proven.Ref() == o.Source && !t.hadSuccessor(c.ID)
 }
 
 // openSharing checks a plan against the members and takes its numbers.
@@ -204,17 +211,14 @@ func (t *txn) openSharing(o *Open, row *Ceremony) *Error {
 		}
 		holders = append(holders, h.Node)
 	}
-	if !slices.Equal(holders, row.Recipients) {
-		return refuse(BadRequest, "every new holder is a recipient, and nobody else")
-	}
 	for _, c := range t.openCeremonies() {
 		if c.Kind == CeremonyCreate || c.Kind == CeremonyReshare {
 			return refuse(WrongState, "ceremony %v deals a sharing: one at a time", c.ID)
 		}
 	}
 	for _, d := range plan.Dealers {
-		if _, ok := t.Member(d.Node); !ok {
-			return refuse(NotAllowed, "dealer %v is not a member", d.Node)
+		if m, ok := t.Member(d.Node); !ok || m.Holder() != d {
+			return refuse(NotAllowed, "dealer %v is not a member with this key", d.Node)
 		}
 		if !slices.Contains(holders, d.Node) {
 			holders = append(holders, d.Node)
@@ -236,9 +240,6 @@ func (t *txn) openProvision(o *Open, row *Ceremony) *Error {
 	}
 	if source.Status != SharingProven && (source.Status != SharingStaged || o.Kind != CeremonyDrill) {
 		return refuse(Conflict, "sharing %d.%d is %s", o.Source.Epoch, o.Source.Attempt, source.Status)
-	}
-	if len(row.Recipients) != 1 {
-		return refuse(BadRequest, "a %s has one recipient", o.Kind)
 	}
 	for _, c := range t.openCeremonies() {
 		if c.Kind == o.Kind && slices.Contains(c.Recipients, row.Recipients[0]) {
@@ -283,9 +284,6 @@ func (t *txn) openGovern(o *Open) *Error {
 	}
 	if err := t.operatorsFree(set.Operators); err != nil {
 		return err
-	}
-	if len(o.Recipients) > 0 || o.Source != (SharingRef{}) {
-		return refuse(BadRequest, "a govern ceremony moves no shares")
 	}
 	if t.count(TableGoverns) >= MaxGoverns {
 		return refuse(TooMany, "%d changes of operators at most", MaxGoverns)

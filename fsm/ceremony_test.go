@@ -110,7 +110,15 @@ func TestCreateIsCheckedWhole(t *testing.T) {
 		{"another cluster", fsm.Conflict, a, a, with(func(o *fsm.Open) { o.Plan.Cluster[0]++ })},
 		{"a dealer missing", fsm.BadRequest, a, a, with(func(o *fsm.Open) { o.Plan.Dealers = o.Plan.Dealers[1:] })},
 		{"a holder who is no member", fsm.NotAllowed, a, a, with(func(o *fsm.Open) {
-			*o.Plan = *l.plan(nil, 2, a, l.nodes[1], newPerson("stranger"))
+			holders := []person{a, l.nodes[1], newPerson("stranger")}
+			*o.Plan = *l.plan(nil, 2, holders...)
+			l.addRecipients(o, holders...)
+		})},
+		{"a recipient too many", fsm.BadRequest, a, a, with(func(o *fsm.Open) { l.addRecipients(o, append(l.nodes[:3:3], newPerson("stranger"))...) })},
+		{"a recipient under another key", fsm.BadRequest, a, a, with(func(o *fsm.Open) {
+			double := newPerson("double")
+			double.id = l.nodes[2].id
+			l.addRecipients(o, a, l.nodes[1], double)
 		})},
 		{"a recipient missing", fsm.BadRequest, a, a, with(func(o *fsm.Open) { l.addRecipients(o, l.nodes[:2]...) })},
 		{"a source", fsm.BadRequest, a, a, with(func(o *fsm.Open) { o.Source.Epoch = 1 })},
@@ -198,14 +206,14 @@ func TestCreateStepByStep(t *testing.T) {
 		t.Errorf("proven %v %+v, cluster %+v", ok, proven, row)
 	}
 	whole := proven.Sharing()
-	public := func(id dkek.NodeID) []byte { return l.person(id).public }
+	public := func(id dkek.NodeID) [][]byte { return [][]byte{l.person(id).public} }
 	if err := fsm.VerifyReports(&whole, labKCV, proven.Reports, public); err != nil {
 		t.Errorf("the reports as a holder checks them: %v", err)
 	}
 	if err := fsm.VerifyReports(&whole, labKCV, proven.Reports[:2], public); err == nil {
 		t.Error("half of the reports are enough")
 	}
-	if err := fsm.VerifyReports(&whole, labKCV, proven.Reports, func(dkek.NodeID) []byte { return a.public }); err == nil {
+	if err := fsm.VerifyReports(&whole, labKCV, proven.Reports, func(dkek.NodeID) [][]byte { return [][]byte{a.public} }); err == nil {
 		t.Error("reports by another verify")
 	}
 	l.refused(fsm.WrongState, a, a, l.dealingRecord(o, a)) // it is closed
@@ -334,6 +342,24 @@ func TestReshareStaysStagedUntilADrillProvesIt(t *testing.T) {
 		t.Errorf("old sharing: %s, erased by %v", old.Status, old.Erased)
 	}
 	l.refused(fsm.WrongState, a, a, &fsm.OldShareErased{Node: a.id, Epoch: now.Plan.Epoch, Attempt: 1})
+}
+
+// A holder whose key was rotated since deals under the key that it has now, and
+// under no other.
+func TestDealerWithARotatedKey(t *testing.T) {
+	l := ready(t, 4)
+	source, _ := l.machine.State().Proven()
+	dealer := source.Plan.Holders[0].Node
+	l.rotateKey(l.person(dealer), "rotated")
+	stay := slices.DeleteFunc(slices.Clone(l.nodes), func(p person) bool { return p.id == dealer })
+	opener := stay[0]
+	o := l.open(fsm.CeremonyReshare, opener)
+	o.Plan = l.plan(source, 2, stay...)
+	l.addRecipients(o, stay...)
+	l.refused(fsm.NotAllowed, opener, opener, l.openCommand(o, opener))
+	o.Plan.Dealers = slices.Clone(o.Plan.Dealers)
+	o.Plan.Dealers[0] = l.person(dealer).holder()
+	l.self(opener, l.openCommand(o, opener))
 }
 
 func TestBadDealerLeavesTheOldEpoch(t *testing.T) {

@@ -70,7 +70,7 @@ func TestCreateWantsEveryDevice(t *testing.T) {
 	l.self(a, l.close(o, a, fsm.OutcomeSuccess))
 	proven, _ := l.machine.State().Proven()
 	whole := proven.Sharing()
-	public := func(id dkek.NodeID) []byte { return l.person(id).public }
+	public := func(id dkek.NodeID) [][]byte { return [][]byte{l.person(id).public} }
 	if fsm.VerifyReports(&whole, dkek.KCV{9}, proven.Reports, public) == nil {
 		t.Error("the reports prove another check value")
 	}

@@ -70,7 +70,7 @@ func describe(typ reflect.Type) string {
 		tag := field.Tag.Get("cbor")
 		number, _, _ := strings.Cut(tag, ",")
 		optional := ""
-		if strings.Contains(tag, "omitempty") {
+		if strings.Contains(tag, "omit") {
 			optional = "?"
 		}
 		fields = append(fields, fmt.Sprintf("%s %s %s%s", number, field.Name, wireType(field.Type), optional))

@@ -112,7 +112,7 @@ func readGolden(t *testing.T, file string) map[string][]byte {
 func TestGoldenStatements(t *testing.T) {
 	golden := readGolden(t, "testdata/statements.golden")
 	domains := []fsm.Domain{fsm.DomainOpen, fsm.DomainRecipient, fsm.DomainJoin, fsm.DomainRotate, fsm.DomainDealing, fsm.DomainAck, fsm.DomainReport, fsm.DomainClose,
-		fsm.DomainRecover}
+		fsm.DomainRecover, fsm.DomainDevice, fsm.DomainBackup}
 	for i, statement := range statements {
 		name := reflect.TypeOf(statement).Name()
 		v := reflect.New(reflect.TypeOf(statement))

@@ -369,7 +369,7 @@ func ready(t testing.TB, n int) *lab {
 	t.Helper()
 	l := newLab(t)
 	l.init(fsm.Policy{})
-	for _, name := range []string{"node-b", "node-c", "node-d", "node-e"}[:n-1] {
+	for _, name := range []string{"node-b", "node-c", "node-d", "node-e", "node-f", "node-g"}[:n-1] {
 		l.join(name)
 	}
 	l.createDKEK(n/2 + 1)

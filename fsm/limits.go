@@ -1,6 +1,10 @@
 package fsm
 
-import "time"
+import (
+	"time"
+
+	"github.com/keycustodian/keycustodian/dkek"
+)
 
 // Every maximum of the replicated state. A larger value is a new command
 // version: nodes that disagree about a limit would disagree about state.
@@ -40,11 +44,12 @@ const (
 	MaxSharings       = 100  // superseded and dropped ones that are remembered
 	MaxGoverns        = 4096 // changes of the operators, ever
 	MaxRecipients     = 15
-	MaxProofs         = 256  // device reports of one ceremony
-	MaxCertificate    = 2048 // bytes of a device certificate in an Open
-	MaxHPKEKey        = 2048 // bytes
-	MaxSignature      = 128  // bytes
-	MaxSample         = 1000 // blobs that a drill proves
+	MaxProofs         = 256             // device reports of one ceremony, or about one sharing
+	MaxReports        = dkek.MaxHolders // of those, one node's
+	MaxCertificate    = 2048            // bytes of a device certificate in an Open
+	MaxHPKEKey        = 2048            // bytes
+	MaxSignature      = 128             // bytes
+	MaxSample         = 1000            // blobs that a drill proves
 
 	MaxRequests = 100_000 // newest requests whose result is remembered
 	MaxAudit    = 10_000  // newest audit records
@@ -53,6 +58,7 @@ const (
 // Longest times.
 const (
 	MaxCeremonyTime = 24 * time.Hour
+	MaxDeviceWord   = time.Hour // that an operator's word about a device lasts
 	MaxTokenTime    = 30 * 24 * time.Hour
 	MaxStaleFor     = 365 * 24 * time.Hour
 	MaxDeleteWait   = 10 * 365 * 24 * time.Hour

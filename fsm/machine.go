@@ -17,7 +17,8 @@ type Machine struct {
 	mu      sync.Mutex // one writer
 	fatal   error
 	history history
-	db      atomic.Pointer[memdb.MemDB]
+	db      *memdb.MemDB         // with mu
+	view    atomic.Pointer[View] // of db as it is
 
 	watch   sync.Mutex
 	changed chan struct{}
@@ -57,7 +58,7 @@ func New() *Machine {
 		panic(err) // the schema is a constant
 	}
 	m := &Machine{}
-	m.db.Store(db)
+	m.become(db)
 	return m
 }
 
@@ -80,7 +81,7 @@ func (m *Machine) Apply(index uint64, command []byte) Result {
 
 func (m *Machine) apply(index uint64, command []byte) (Result, error) {
 	c, body, unreadable := decode(command)
-	db := m.db.Load()
+	db := m.db
 	t := newTxn(db, index, c)
 	defer t.abort()
 	if t.state.Index >= index {
@@ -112,6 +113,7 @@ func (m *Machine) apply(index uint64, command []byte) (Result, error) {
 	if err := t.commit(); err != nil {
 		return Result{}, err
 	}
+	m.become(db)
 	m.history.add(index, digest)
 	return result, nil
 }
@@ -130,12 +132,20 @@ func (m *Machine) passOver(t *txn, unreadable error) (Result, error) {
 	if err := t.commit(); err != nil {
 		return Result{}, err
 	}
+	m.become(m.db)
 	m.history.add(t.index, digest)
 	return Result{Index: t.index, Err: refusal}, nil
 }
 
-// State returns a consistent view of the present state, cheaply.
-func (m *Machine) State() *View { return newView(m.db.Load().Snapshot()) }
+// become shows what is in the database now. With mu held.
+func (m *Machine) become(db *memdb.MemDB) {
+	m.db = db
+	m.view.Store(newView(db.Snapshot()))
+}
+
+// State returns a consistent view of the present state: the same one until
+// something is applied.
+func (m *Machine) State() *View { return m.view.Load() }
 
 // Digest returns the digest of the present state.
 func (m *Machine) Digest() dkek.Hash { return m.State().Digest() }

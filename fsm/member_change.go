@@ -104,7 +104,8 @@ func (b *MemberAddress) apply(t *txn) (Value, *Error) {
 
 // MemberRotateKey gives a member a new key. Signed is its [RotateStatement]
 // under the old key, Possession the signature over the same bytes under the new
-// one. Not while a ceremony is open in which it takes part.
+// one. Not while a ceremony is open in which it takes part, nor while the reshare
+// that follows a provision is due and names it under its present key.
 type MemberRotateKey struct {
 	Signed     Signed `cbor:"1,keyasint"`
 	Possession []byte `cbor:"2,keyasint"`
@@ -163,13 +164,13 @@ func (b *MemberRotateKey) apply(t *txn) (Value, *Error) {
 	if err := verify(s.Public, DomainRotate, b.Signed.Statement, b.Possession); err != nil {
 		return Value{}, err
 	}
-	for _, c := range t.openCeremonies() {
-		if c.involves(m.ID) {
-			return Value{}, refuse(WrongState, "member %s takes part in open ceremony %v", m.Name, c.ID)
+	for c := range t.Ceremonies() {
+		if c.Outcome == OutcomeOpen && c.involves(m.ID) || t.successorNames(c, m.ID) {
+			return Value{}, refuse(WrongState, "member %s takes part in ceremony %v: rotate its key when that is over", m.Name, c.ID)
 		}
 	}
 	next := *m
-	next.Public, next.Fingerprint = s.Public, fingerprint
+	next.Public, next.Fingerprint, next.Former = s.Public, fingerprint, m.Fingerprint
 	t.put(&next)
 	t.changeMember(MemberChange{Action: ChangeRotate, Node: m.ID, Fingerprint: fingerprint, Public: s.Public, Signed: &b.Signed})
 	t.audit("member rotate-key", m.Name, fingerprint.String())
@@ -184,8 +185,7 @@ type MemberReport struct {
 	ReadsTo  uint64       `cbor:"2,keyasint"`
 	Device   *Device      `cbor:"3,keyasint,omitempty"`
 	Share    *ShareHealth `cbor:"4,keyasint,omitempty"`
-	SealKept string       `cbor:"5,keyasint,omitempty"`
-	Mark     uint64       `cbor:"6,keyasint,omitempty"` // never lowers
+	SealKept *string      `cbor:"5,keyasint,omitempty"`
 }
 
 func (*MemberReport) Kind() Kind { return KindMemberReport }
@@ -202,7 +202,10 @@ func (b *MemberReport) apply(t *txn) (Value, *Error) {
 	}
 	old := t.self()
 	next := *old
-	next.ReadsTo, next.SealKept, next.Mark = b.ReadsTo, b.SealKept, max(old.Mark, b.Mark)
+	next.ReadsTo = b.ReadsTo
+	if b.SealKept != nil {
+		next.SealKept = *b.SealKept
+	}
 	if b.Share != nil {
 		next.Share = b.Share
 	}
@@ -218,8 +221,10 @@ func (b *MemberReport) apply(t *txn) (Value, *Error) {
 }
 
 func (b *MemberReport) validate() *Error {
-	if err := checkText("seal weakness", b.SealKept, MaxText); err != nil {
-		return err
+	if b.SealKept != nil {
+		if err := checkText("seal weakness", *b.SealKept, MaxText); err != nil {
+			return err
+		}
 	}
 	if b.Share != nil {
 		if err := checkText("share health", b.Share.Text, MaxText); err != nil {

@@ -19,11 +19,12 @@ type Member struct {
 	Device   *Device      `cbor:"9,keyasint,omitempty"`
 	Share    *ShareHealth `cbor:"10,keyasint,omitempty"`
 	SealKept string       `cbor:"11,keyasint,omitempty"` // why its seal secret is weak; empty: it is not
-	// Mark is the highest applied index that it ever reported as synced.
-	Mark uint64 `cbor:"12,keyasint,omitempty"`
 	// Emptied is the log index at which its device was last replaced or wiped:
 	// what it held until then it does not hold now. See [Holding].
-	Emptied uint64 `cbor:"13,keyasint,omitempty"`
+	Emptied uint64 `cbor:"12,keyasint,omitempty"`
+	// Former is the key before this one: what it proposed under that may still be
+	// on its way. It gives no access.
+	Former dkek.Fingerprint `cbor:"13,keyasint,omitzero"`
 }
 
 func (*Member) table() Table  { return TableMembers }

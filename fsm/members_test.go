@@ -188,11 +188,16 @@ func TestReportsKeepAndReplace(t *testing.T) {
 	b := l.nodes[1]
 	key := l.createKey("k")
 	l.self(b, &fsm.Cover{Node: b.id, Serial: "node-b-device", Add: []fsm.VersionRef{{Key: key.ID, N: 1}}})
-	l.self(b, &fsm.MemberReport{Node: b.id, ReadsTo: 2, Share: &fsm.ShareHealth{Epoch: 1, Attempt: 1, OK: true}, Mark: 50})
-	l.self(b, &fsm.MemberReport{Node: b.id, ReadsTo: 2, Mark: 40})
+	weak, strong := "on the same disk", ""
+	l.self(b, &fsm.MemberReport{Node: b.id, ReadsTo: 2, SealKept: &weak})
+	l.self(b, &fsm.MemberReport{Node: b.id, ReadsTo: 2, Share: &fsm.ShareHealth{Epoch: 1, Attempt: 1, OK: true}})
 	m, _ := l.machine.State().Member(b.id)
-	if m.Mark != 50 || m.Device == nil || m.Share == nil || m.ReadsTo != 2 {
+	if m.SealKept != weak || m.Device == nil || m.Share == nil || m.ReadsTo != 2 {
 		t.Errorf("got %+v", m)
+	}
+	l.self(b, &fsm.MemberReport{Node: b.id, ReadsTo: 2, SealKept: &strong})
+	if m, _ := l.machine.State().Member(b.id); m.SealKept != strong {
+		t.Errorf("a seal secret that is kept well now: %q", m.SealKept)
 	}
 	if n := l.machine.State().Covered()[b.id]; n != 1 {
 		t.Fatalf("covers %d", n)
@@ -260,6 +265,62 @@ func TestRotateKey(t *testing.T) {
 	if _, err := fsm.VerifyRotation(a.public, *last.Signed); err == nil {
 		t.Error("the rotation verifies under another key")
 	}
+	l.self(b, &fsm.MemberAddress{Node: b.id, Addr: "10.1.1.1:1"}) // proposed before, committed after
+	l.refused(fsm.NotAllowed, b, a, &fsm.MemberAddress{Node: b.id, Addr: "10.1.1.2:1"})
+	if l.machine.State().May(b.fingerprint(), fsm.List, "key") == nil {
+		t.Error("the old key may act")
+	}
+}
+
+// A key whose only client is a member's own program stays that program's.
+func TestRotationKeepsWhatPoliciesName(t *testing.T) {
+	l := ready(t, 3)
+	b := l.nodes[1]
+	command := l.keyCreate("k")
+	command.Material = l.material(b)
+	command.Policy.Clients = []dkek.Fingerprint{b.fingerprint()}
+	l.self(b, command)
+	next := newPerson("next")
+	for range 2 {
+		rotation := l.rotateCommand(b, next)
+		l.self(b, rotation)
+		next.id, b, next = b.id, next, newPerson("after next")
+		b.id = l.nodes[1].id
+	}
+	view := l.machine.State()
+	if err := view.May(b.fingerprint(), fsm.Sign, "k"); err != nil {
+		t.Errorf("after two rotations: %v", err)
+	}
+	for _, other := range []person{l.nodes[0], l.nodes[1]} {
+		if view.May(other.fingerprint(), fsm.Sign, "k") == nil {
+			t.Errorf("%s may use it", other.name)
+		}
+	}
+}
+
+// The reshare that follows a provision names holders under the keys that were
+// approved: these must not change before it.
+func TestRotationWaitsForTheSuccessor(t *testing.T) {
+	l := ready(t, 3)
+	a, b := l.nodes[0], l.nodes[1]
+	source, _ := l.machine.State().Proven()
+	provision := l.open(fsm.CeremonyProvision, a)
+	provision.Successor = &fsm.Successor{Holders: l.plan(source, 2, l.nodes...).Holders, Threshold: 2}
+	l.addRecipients(provision, a)
+	l.openApproved(provision)
+	l.self(a, l.proof(provision, source, a, dkek.ProofQuorums(&source.Plan)[0], labKCV))
+	l.self(a, l.close(provision, a, fsm.OutcomeSuccess))
+	rotation := l.rotateCommand(b, newPerson("next"))
+	l.refused(fsm.WrongState, b, b, rotation)
+	o := l.open(fsm.CeremonyReshare, a)
+	row, _ := l.machine.State().Ceremony(provision.Ceremony)
+	o.Plan, o.Expires = l.plan(source, 2, l.nodes...), provision.Expires
+	o.Cites = &fsm.Cite{Ceremony: provision.Ceremony, Hash: row.Hash}
+	l.addRecipients(o, l.nodes...)
+	l.self(a, l.openCommand(o, a))
+	l.refused(fsm.WrongState, b, b, rotation)
+	l.self(a, l.close(o, a, fsm.OutcomeFailed))
+	l.self(b, rotation)
 }
 
 // The signed steps of a key's past must not be of use again: after a member

@@ -126,7 +126,8 @@ type Proposal struct {
 // EncodeOpen returns the bytes to be signed.
 func EncodeOpen(o *Open) ([]byte, error) { return marshal(o) }
 
-// ParseOpen reads an Open strictly.
+// ParseOpen reads an Open strictly, and refuses one that holds what has no place in
+// its kind: recipients that are not the new holders, shares in a govern ceremony.
 func ParseOpen(open []byte) (*Open, error) {
 	o, err := parseOpen(open)
 	if err != nil {
@@ -142,6 +143,9 @@ func parseOpen(open []byte) (*Open, *Error) {
 	var o Open
 	if err := unmarshal(open, &o); err != nil || o.Format != OpenFormat {
 		return nil, refuse(BadRequest, "Open is malformed or of an unknown format")
+	}
+	if err := o.checkForm(); err != nil {
+		return nil, err
 	}
 	return &o, nil
 }

@@ -42,16 +42,16 @@ func (b *DeviceProof) apply(t *txn) (Value, *Error) {
 	if err != nil {
 		return Value{}, err
 	}
-	if slices.ContainsFunc(c.Reports, func(r Signed) bool { return bytes.Equal(r.Statement, b.Signed.Statement) }) {
+	if reported(c.Reports, &s) {
 		return Value{}, nil
 	}
-	if len(c.Reports) >= MaxProofs || len(sharing.Reports) >= MaxProofs {
-		return Value{}, refuse(TooMany, "%d reports at most", MaxProofs)
+	if tooManyReports(c.Reports, s.Node) {
+		return Value{}, refuse(TooMany, "node %v has made %d reports in this ceremony: more prove nothing", s.Node, MaxReports)
 	}
 	changed := *c
 	changed.Reports = append(slices.Clone(c.Reports), b.Signed)
 	t.put(&changed)
-	if sharing.Status == SharingStaged {
+	if sharing.Status == SharingStaged && !reported(sharing.Reports, &s) && !tooManyReports(sharing.Reports, s.Node) {
 		next := *sharing
 		next.KCV = s.KCV
 		next.Reports = append(slices.Clone(sharing.Reports), b.Signed)
@@ -59,6 +59,28 @@ func (b *DeviceProof) apply(t *txn) (Value, *Error) {
 	}
 	t.audit("device proof", c.ID.String(), s.DeviceKind+" "+s.DeviceSerial)
 	return Value{}, nil
+}
+
+// reported tells whether the node has reported on this quorum before: what it says of
+// its device may differ, what the report proves does not.
+func reported(reports []Signed, s *ReportStatement) bool {
+	return slices.ContainsFunc(reports, func(signed Signed) bool {
+		var other ReportStatement
+		return signed.peek(&other) == nil && other.Node == s.Node && slices.Equal(other.Quorum, s.Quorum)
+	})
+}
+
+// tooManyReports bounds what one node can report, so that it takes no room from
+// the others.
+func tooManyReports(reports []Signed, id dkek.NodeID) bool {
+	count := 0
+	for _, signed := range reports {
+		var s ReportStatement
+		if signed.peek(&s) == nil && s.Node == id {
+			count++
+		}
+	}
+	return count >= MaxReports || len(reports) >= MaxProofs
 }
 
 func (t *txn) checkReport(signed Signed, s *ReportStatement, c *Ceremony) (*SharingRow, *Error) {
@@ -75,7 +97,7 @@ func (t *txn) checkReport(signed Signed, s *ReportStatement, c *Ceremony) (*Shar
 	if !slices.Contains(c.Recipients, s.Node) {
 		return nil, refuse(NotAllowed, "node %v is no recipient of ceremony %v", s.Node, c.ID)
 	}
-	sharing, err := t.reported(c)
+	sharing, err := t.reportedOn(c)
 	if err != nil {
 		return nil, err
 	}
@@ -120,8 +142,8 @@ func (t *txn) memberName(id dkek.NodeID) string {
 	return id.String()
 }
 
-// reported is the sharing that a ceremony's reports are about.
-func (t *txn) reported(c *Ceremony) (*SharingRow, *Error) {
+// reportedOn is the sharing that a ceremony's reports are about.
+func (t *txn) reportedOn(c *Ceremony) (*SharingRow, *Error) {
 	if c.Kind == CeremonyCreate || c.Kind == CeremonyReshare {
 		return t.sharingOf(c)
 	}
@@ -187,18 +209,23 @@ func covers(plan *dkek.Plan, quorums [][]dkek.NodeID, core []dkek.NodeID) bool {
 }
 
 // VerifyReports tells a holder whether a sharing's signed reports prove it, by
-// its own check of every signature: public gives the key of a node, or nil. It
-// asks this before it erases an older share.
-func VerifyReports(sharing *dkek.Sharing, kcv dkek.KCV, reports []Signed, public func(dkek.NodeID) []byte) error {
+// its own check of every signature: publics gives the keys of a node, of which one
+// must have signed. Every holder must be among the reporters: what others say about
+// the share of one that is silent may all be one member's word. It asks this before
+// it erases an older share.
+func VerifyReports(sharing *dkek.Sharing, kcv dkek.KCV, reports []Signed, publics func(dkek.NodeID) [][]byte) error {
 	var quorums [][]dkek.NodeID
+	by := make(map[dkek.NodeID]bool)
 	hash := sharing.Hash()
 	for _, signed := range reports {
 		var s ReportStatement
 		if err := signed.peek(&s); err != nil {
 			return err
 		}
-		if err := verify(public(s.Node), DomainReport, signed.Statement, signed.Signature); err != nil {
-			return err
+		if !slices.ContainsFunc(publics(s.Node), func(public []byte) bool {
+			return verify(public, DomainReport, signed.Statement, signed.Signature) == nil
+		}) {
+			return refuse(NotAllowed, "report by node %v: signature does not verify under a key of its own", s.Node)
 		}
 		if s.Cluster != sharing.Plan.Cluster || s.Sharing != hash || s.KCV != kcv {
 			return refuse(Conflict, "report by node %v is about something else", s.Node)
@@ -206,10 +233,39 @@ func VerifyReports(sharing *dkek.Sharing, kcv dkek.KCV, reports []Signed, public
 		if err := checkQuorum(s.Quorum, &sharing.Plan); err != nil {
 			return err
 		}
-		quorums = append(quorums, s.Quorum)
+		quorums, by[s.Node] = append(quorums, s.Quorum), true
 	}
 	if !Proves(&sharing.Plan, quorums) {
 		return refuse(WrongState, "the reports do not cover every holder")
+	}
+	for _, h := range sharing.Plan.Holders {
+		if !by[h.Node] {
+			return refuse(WrongState, "holder %v has not reported itself: run a drill at it", h.Node)
+		}
+	}
+	return nil
+}
+
+// VerifyAcks tells a holder whether every holder of a sharing has signed that it has
+// its share, under one of the keys that publics gives for it. Reports alone could all
+// be one member's.
+func VerifyAcks(sharing *dkek.Sharing, acks []Signed, publics func(dkek.NodeID) [][]byte) error {
+	has := make(map[dkek.NodeID]bool)
+	hash := sharing.Hash()
+	for _, signed := range acks {
+		var s AckStatement
+		if err := signed.peek(&s); err != nil {
+			return err
+		}
+		has[s.Holder] = has[s.Holder] || s.Cluster == sharing.Plan.Cluster && s.Sharing == hash &&
+			slices.ContainsFunc(publics(s.Holder), func(public []byte) bool {
+				return verify(public, DomainAck, signed.Statement, signed.Signature) == nil
+			})
+	}
+	for _, h := range sharing.Plan.Holders {
+		if !has[h.Node] {
+			return refuse(WrongState, "holder %v has not acknowledged its share", h.Node)
+		}
 	}
 	return nil
 }

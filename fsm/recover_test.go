@@ -8,9 +8,15 @@ import (
 	"github.com/keycustodian/keycustodian/fsm"
 )
 
-// recoverBy builds a Recover with some operators' approvals.
+// recoverBy builds a Recover with some operators' approvals, to be applied next.
 func (l *lab) recoverBy(s fsm.RecoverStatement, operators ...person) *fsm.Recover {
 	l.t.Helper()
+	if s.State == (dkek.Hash{}) {
+		s.State = l.machine.Digest()
+	}
+	if s.Time == 0 {
+		s.Time = l.now + 1
+	}
 	statement, err := fsm.EncodeRecover(&s)
 	if err != nil {
 		l.t.Fatal(err)
@@ -54,12 +60,18 @@ func TestRecoverWantsApprovalsOfItsExactBytes(t *testing.T) {
 	l.govern(2, l.alice, l.bob)
 	a, b := l.nodes[0], l.nodes[1]
 	s := fsm.RecoverStatement{Cluster: cluster, Incarnation: 2, Node: a.id, Lost: []dkek.NodeID{b.id}}
-	good := l.recoverBy(s, l.alice, l.bob)
 	with := func(change func(*fsm.Recover)) func() fsm.Body {
 		return func() fsm.Body {
-			forged := fsm.Recover{Statement: good.Statement, Approvals: append([]fsm.Approval(nil), good.Approvals...)}
-			change(&forged)
-			return &forged
+			forged := l.recoverBy(s, l.alice, l.bob)
+			change(forged)
+			return forged
+		}
+	}
+	signedFor := func(change func(*fsm.RecoverStatement)) func() fsm.Body {
+		return func() fsm.Body {
+			changed := s
+			change(&changed)
+			return l.recoverBy(changed, l.alice, l.bob)
 		}
 	}
 	another := func(change func(*fsm.RecoverStatement)) []byte {
@@ -76,7 +88,11 @@ func TestRecoverWantsApprovalsOfItsExactBytes(t *testing.T) {
 		{"nobody lost was approved", fsm.NotAllowed, a, a, with(func(b *fsm.Recover) {
 			b.Statement = another(func(s *fsm.RecoverStatement) { s.Lost = nil })
 		})},
-		{"another node was approved", fsm.NotAllowed, b, b, func() fsm.Body { return good }},
+		{"another node was approved", fsm.NotAllowed, b, b, with(func(*fsm.Recover) {})},
+		{"another state was approved", fsm.Conflict, a, a, signedFor(func(s *fsm.RecoverStatement) { s.State = dkek.Hash{1} })},
+		{"another time was approved", fsm.Conflict, a, a, signedFor(func(s *fsm.RecoverStatement) { s.Time = l.now + 2 })},
+		{"an incarnation that was", fsm.Conflict, a, a, signedFor(func(s *fsm.RecoverStatement) { s.Incarnation = 1 })},
+		{"the last incarnation", fsm.Conflict, a, a, signedFor(func(s *fsm.RecoverStatement) { s.Incarnation = math.MaxUint64 })},
 		{"another reason was approved", fsm.NotAllowed, a, a, with(func(b *fsm.Recover) {
 			b.Statement = another(func(s *fsm.RecoverStatement) { s.Reason = "fire" })
 		})},
@@ -86,8 +102,9 @@ func TestRecoverWantsApprovalsOfItsExactBytes(t *testing.T) {
 		{"a stranger's approval", fsm.NotAllowed, a, a, func() fsm.Body { return l.recoverBy(s, l.alice, l.bob, stranger) }},
 		{"another cluster", fsm.Conflict, a, a, func() fsm.Body { return l.recoverBy(foreign, l.alice, l.bob) }},
 		{"malformed", fsm.BadRequest, a, a, with(func(b *fsm.Recover) { b.Statement = b.Statement[1:] })},
-		{"by a stranger", fsm.NotAllowed, stranger, stranger, func() fsm.Body { return good }},
+		{"by a stranger", fsm.NotAllowed, stranger, stranger, with(func(*fsm.Recover) {})},
 	})
+	good := l.recoverBy(s, l.alice, l.bob)
 	row, _ := l.machine.State().Cluster()
 	if got, err := fsm.VerifyRecover(row.Operators, good.Statement, good.Approvals); err != nil || got.Node != a.id {
 		t.Errorf("the good one: %+v, %v", got, err)
@@ -102,7 +119,7 @@ func TestRecoverVoidsOpenCeremonies(t *testing.T) {
 	open := l.open(fsm.CeremonyDrill, a)
 	l.addRecipients(open, a)
 	l.openApproved(open)
-	l.refused(fsm.Conflict, a, a, l.recoverCommand(a, 3))
+	l.refused(fsm.Conflict, a, a, l.recoverCommand(a, 1))
 	l.refused(fsm.BadRequest, a, a, l.recoverCommand(a, 2, a.id))
 	made := l.keyCreate("made-before")
 	l.self(a, l.recoverCommand(a, 2))
@@ -123,7 +140,7 @@ func TestRecoverBringsTheTimeBack(t *testing.T) {
 	l.apply(ahead) // refused: the stamp counts all the same
 	drill := func() *fsm.CeremonyOpen { return l.openCommand(l.drillFor(a), a) }
 	l.refused(fsm.Expired, a, a, drill())
-	l.refused(fsm.Conflict, a, a, l.recoverCommand(a, 9))
+	l.refused(fsm.Conflict, a, a, l.recoverCommand(a, 1))
 	l.refused(fsm.Expired, a, a, drill()) // a refused one brings nothing back
 	l.self(a, l.recoverCommand(a, 2))
 	if now := l.machine.State().Time(); now != l.now {

@@ -80,7 +80,7 @@ func (t *txn) checkRelease(b *Release, c *Ceremony) *Error {
 	if m, ok := t.Member(b.Recipient); !ok || m.Holder() != recipients[at].Node {
 		return refuse(NotAllowed, "recipient %v is not a member with its key any more", b.Recipient)
 	}
-	sharing, err := t.reported(c)
+	sharing, err := t.reportedOn(c)
 	if err != nil {
 		return err
 	}

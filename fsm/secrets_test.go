@@ -14,7 +14,7 @@ var rows = []any{fsm.Cluster{}, fsm.Member{}, fsm.Removed{}, fsm.MemberChange{},
 	fsm.Ceremony{}, fsm.Key{}, fsm.Version{}, fsm.Tombstone{}, fsm.Coverage{}, fsm.Aborted{}, fsm.AuditRecord{}, fsm.Result{}, fsm.SnapshotHeader{}}
 
 var statements = []any{fsm.Open{}, fsm.RecipientStatement{}, fsm.JoinStatement{}, fsm.RotateStatement{}, fsm.DealingStatement{}, fsm.AckStatement{},
-	fsm.ReportStatement{}, fsm.CloseStatement{}, fsm.RecoverStatement{}}
+	fsm.ReportStatement{}, fsm.CloseStatement{}, fsm.RecoverStatement{}, fsm.DeviceStatement{}, fsm.BackupStatement{}}
 
 // No command, row, statement or answer can hold a secret: not by type, and no
 // field is called like one.

@@ -139,7 +139,7 @@ func (m *Machine) Restore(r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("fsm: restore: %w", err)
 	}
-	m.db.Store(db)
+	m.become(db)
 	m.history = history{}
 	m.wake()
 	return nil

@@ -28,6 +28,8 @@ const (
 	DomainJoin      Domain = "join"      // a [JoinStatement], by the joiner
 	DomainRotate    Domain = "rotate"    // a [RotateStatement], by the old and the new key
 	DomainRecover   Domain = "recover"   // a [RecoverStatement], by an operator
+	DomainDevice    Domain = "device"    // a [DeviceStatement], by an operator; never in the log
+	DomainBackup    Domain = "backup"    // a [BackupStatement], by the node that made the file; never in the log
 	DomainRelease   Domain = "release"   // a released ciphertext, by the holder; never in the log
 )
 

@@ -21,7 +21,7 @@ type txn struct {
 
 func newTxn(db *memdb.MemDB, index uint64, c Command) *txn {
 	view := &View{db: db, tx: db.Txn(true)}
-	t := &txn{View: view, state: view.root(), index: index, command: c}
+	t := &txn{View: view, state: *view.root(), index: index, command: c}
 	t.now = max(c.Time, t.state.Time)
 	return t
 }

@@ -16,16 +16,28 @@ import (
 type View struct {
 	db *memdb.MemDB
 	tx *memdb.Txn
+	// What every use of a key asks for is looked up once; nil where the view is
+	// being written.
+	head    *root
+	cluster *Cluster
 }
 
-func newView(db *memdb.MemDB) *View { return &View{db: db, tx: db.Txn(false)} }
+func newView(db *memdb.MemDB) *View {
+	v := &View{db: db, tx: db.Txn(false)}
+	v.head = v.root()
+	v.cluster, _ = v.Cluster()
+	return v
+}
 
-func (v *View) root() root {
+func (v *View) root() *root {
+	if v.head != nil {
+		return v.head
+	}
 	raw, err := v.tx.First(rootTable, byKey)
 	if err != nil || raw == nil {
-		return root{}
+		return &root{}
 	}
-	return *raw.(*root)
+	return raw.(*root)
 }
 
 // find returns one record, or nil. The schema is a constant, so that memdb has
@@ -99,7 +111,12 @@ func (v *View) Count(table Table) int {
 }
 
 // Cluster returns the cluster's row; false before Init.
-func (v *View) Cluster() (*Cluster, bool) { return get[*Cluster](v, TableCluster, clusterKey) }
+func (v *View) Cluster() (*Cluster, bool) {
+	if v.cluster != nil {
+		return v.cluster, true
+	}
+	return get[*Cluster](v, TableCluster, clusterKey)
+}
 
 // Member returns a member by ID. Removed ones are not members.
 func (v *View) Member(id dkek.NodeID) (*Member, bool) { return get[*Member](v, TableMembers, id[:]) }

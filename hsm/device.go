@@ -22,20 +22,39 @@ import (
 	"github.com/keycustodian/keycustodian/internal/secret"
 )
 
-// Secret is a wiped, locked secret that refuses to be printed or encoded.
+// Secret is a secret in locked memory that refuses to be printed or encoded. Its
+// bytes are seen only within a call of With(func(p []byte)); Len, Equal, Clone and
+// Wipe do what they say. Whoever made or was given one wipes it. Nil is empty, and
+// the methods may be called concurrently.
 type Secret = secret.Bytes
 
-// Source fetches a PIN or another secret when it is needed.
+// Source fetches a PIN or another secret when it is needed, each time anew:
+// func(context.Context) (*Secret, error). The caller wipes what it returns, so it
+// never returns the same Secret twice.
 type Source = secret.Source
 
 // NewSecret moves b into a Secret: b is wiped.
 func NewSecret(b []byte) *Secret { return secret.Take(b) }
+
+// ParseSource understands where a secret comes from, never the secret itself:
+//
+//	file:/run/pin        a file that others than its owner and group cannot touch
+//	credential:NAME      a systemd credential ($CREDENTIALS_DIRECTORY/NAME)
+//	fd:3                 an inherited descriptor, readable once
+//	prompt               the terminal, without echo
+//
+// One newline at the end is not part of the secret, except of 32 bytes that are no
+// text. An empty secret is refused. what names the secret in prompts and errors.
+func ParseSource(source, what string) (Source, error) { return secret.ParseSource(source, what) }
 
 // Token is a device together with where its PINs come from.
 type Token struct {
 	Device
 	// PIN is asked once for each login. Nil: the device needs none.
 	PIN Source
+	// PINDerived: PIN follows from what seals this device and from nothing else, so
+	// there is no place in which another PIN would be found.
+	PINDerived bool
 	// SOPIN is asked by initialise, provision and unblock only, and never kept.
 	// Nil: the device needs none.
 	SOPIN Source

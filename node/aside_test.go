@@ -58,7 +58,6 @@ func TestAnOldStateDeletesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Leader()
-	time.Sleep(500 * time.Millisecond)
 	for i := range 40 { // the state's index passes those of the objects
 		if err := m.LabelKey(t.Context(), "before", map[string]string{"n": fmt.Sprint(i)}); err != nil {
 			t.Fatal(err)
@@ -116,6 +115,13 @@ func TestForeignObjectsAreLeftAlone(t *testing.T) {
 		aside := m.ObjectsForTest().Aside
 		if len(aside) != 4 {
 			t.Fatalf("kept aside: %+v", aside)
+		}
+		if err := m.DeleteKey(ctx, "key-0", time.Millisecond); err != nil { // nor do they go with what is deleted
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		if n := len(m.ObjectsForTest().Aside); n != 4 {
+			t.Fatalf("%d are aside, want 4", n)
 		}
 		bob := client(l, "bob", []string{""}, fsm.AllVerbs)
 		if err := m.DeleteAside(ctx, bob, aside[0].Slot); !errors.Is(err, fsm.NotAllowed) {

@@ -172,3 +172,27 @@ func (n *Node) writtenAudit(oldest, after uint64, limit int) []api.AuditRecord {
 	}
 	return records
 }
+
+// setAuditAside puts the files that have records which a restored state does not
+// know away from those that go on: their numbers are given again.
+func (s *Stopped) setAuditAside(view *fsm.View, incarnation uint64) error {
+	head, _ := view.AuditHead()
+	names, err := s.node.files.list(auditFolder)
+	if err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	from, _ := slices.BinarySearch(names, auditFile(head/auditSegment))
+	for _, name := range names[from:] {
+		content, err := s.node.files.read(name)
+		if err == nil {
+			err = s.node.files.write(fmt.Sprintf("%s-before-%d%s", auditFolder, incarnation, strings.TrimPrefix(name, auditFolder)), content)
+		}
+		if err == nil {
+			err = s.node.files.remove(name)
+		}
+		if err != nil {
+			return fmt.Errorf("audit: %w", err)
+		}
+	}
+	return nil
+}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/hsm"
+	"github.com/keycustodian/keycustodian/hsm/soft"
 )
 
 const (
@@ -30,6 +32,8 @@ type ceremonyRoom struct {
 	// reached, where a test has set it, is told at the instants of DESIGN.md's
 	// table of crash points; an error ends the step there.
 	reached atomic.Pointer[func(ctx context.Context, point string) error]
+	// scratch makes a blank device in memory.
+	scratch func() hsm.Device
 
 	mu      sync.Mutex
 	keys    map[fsm.CeremonyID]*recipientKey
@@ -42,6 +46,7 @@ type ceremonyRoom struct {
 type recipientKey struct {
 	key   *dkek.RecipientKey
 	entry fsm.Signed
+	node  dkek.Holder // as entry names this node
 	made  time.Time
 }
 
@@ -49,6 +54,7 @@ func newCeremonyRoom(n *Node) *ceremonyRoom {
 	return &ceremonyRoom{
 		node: n, keys: make(map[fsm.CeremonyID]*recipientKey), dealt: make(map[fsm.CeremonyID]*dkek.SubShares),
 		runners: make(map[fsm.CeremonyID]*runner),
+		scratch: func() hsm.Device { return soft.NewMemory(soft.Options{}) },
 	}
 }
 
@@ -57,6 +63,7 @@ func (c *ceremonyRoom) start() {
 	handle(c.node, methodShareState, c.answerShareState)
 	handle(c.node, methodDeal, c.answerDeal)
 	handle(c.node, methodRelease, c.answerRelease)
+	c.patch()
 	changed := c.node.watch(fsm.TableCeremonies, fsm.TableSharings, fsm.TableGoverns, fsm.TableMembers)
 	c.node.run(func(ctx context.Context) { c.watch(ctx, changed) })
 }
@@ -151,6 +158,7 @@ func (c *ceremonyRoom) dealtBy(id fsm.CeremonyID) *dkek.SubShares {
 
 // at tells a test that an instant of the crash table was reached.
 func (c *ceremonyRoom) at(ctx context.Context, point string) error {
+	reach(point)
 	if reached := c.reached.Load(); reached != nil {
 		return (*reached)(ctx, point)
 	}

@@ -117,48 +117,54 @@ func openCreate(t *testing.T, c *nodetest.Cluster, m *nodetest.Member) fsm.Cerem
 	return opened.ID
 }
 
-// Rows 3, 4 and 7 to 12: a node of a create dies at any instant. The ceremony
-// ends as lost, or well where the node's part was done, and another one makes
-// the DKEK.
+// Rows 3 to 12: a node of a create dies at any instant, the leader too. The
+// ceremony ends as lost, or well where the node's part was done, and another one
+// makes the DKEK.
 func TestCrashInCreate(t *testing.T) {
-	leads := false
-	for point, want := range map[string]fsm.Outcome{
-		"dealt":              fsm.OutcomeLost,
-		"dealing recorded":   fsm.OutcomeLost,
-		"release committed":  fsm.OutcomeLost,
-		"release recorded":   fsm.OutcomeLost,
-		"some sub-shares":    fsm.OutcomeLost,
-		"bundle written":     fsm.OutcomeLost,
-		"acknowledged":       fsm.OutcomeLost,
-		"gathered":           fsm.OutcomeLost,
-		"device initialised": fsm.OutcomeLost,
-		"device ready":       fsm.OutcomeLost,
-		"proof committed":    fsm.OutcomeSuccess,
+	for _, c := range []struct {
+		point string
+		want  fsm.Outcome
+	}{
+		{"dealt", fsm.OutcomeLost},
+		{"dealing recorded", fsm.OutcomeLost},
+		{"release committed", fsm.OutcomeLost},
+		{"release recorded", fsm.OutcomeLost},
+		{"some sub-shares", fsm.OutcomeLost},
+		{"bundle written", fsm.OutcomeLost},
+		{"acknowledged", fsm.OutcomeLost},
+		{"gathered", fsm.OutcomeLost},
+		{"device initialised", fsm.OutcomeLost},
+		{"device ready", fsm.OutcomeLost},
+		{"proof committed", fsm.OutcomeSuccess},
 	} {
-		leads = !leads
-		t.Run(point, func(t *testing.T) {
-			in(t, func(t *testing.T) {
-				c := nodetest.StartWith(t, 3, nodetest.Options{Blank: true})
-				victim, opener := c.Leader(), c.Follower()
-				if !leads { // every other time
-					victim, opener = opener, victim
-				}
-				s := holdAt(victim, point)
-				id := openCreate(t, c, opener)
-				c.Approve(id, 1)
-				s.kill(c, victim)
-				if row := ended(c, id); row.Outcome != want {
-					t.Fatalf("it ended as %s (%s), want %s", row.Outcome, row.Detail, want)
-				}
-				if want == fsm.OutcomeLost {
-					c.CreateDKEK()
-				}
-				row, _ := c.Leader().View().Proven()
-				provenEverywhere(t, c, row.Plan.Epoch)
-				onlyShares(c, row)
-			})
+		t.Run("leader/"+c.point, func(t *testing.T) {
+			in(t, func(t *testing.T) { crashInCreate(t, c.point, c.want, true) })
+		})
+		t.Run("follower/"+c.point, func(t *testing.T) {
+			in(t, func(t *testing.T) { crashInCreate(t, c.point, c.want, false) })
 		})
 	}
+}
+
+func crashInCreate(t *testing.T, point string, want fsm.Outcome, leads bool) {
+	c := nodetest.StartWith(t, 3, nodetest.Options{Blank: true})
+	victim, opener := c.Leader(), c.Follower()
+	if !leads {
+		victim, opener = opener, victim
+	}
+	s := holdAt(victim, point)
+	id := openCreate(t, c, opener)
+	c.Approve(id, 1)
+	s.kill(c, victim)
+	if row := ended(c, id); row.Outcome != want {
+		t.Fatalf("it ended as %s (%s), want %s", row.Outcome, row.Detail, want)
+	}
+	if want == fsm.OutcomeLost {
+		c.CreateDKEK()
+	}
+	row, _ := c.Leader().View().Proven()
+	provenEverywhere(t, c, row.Plan.Epoch)
+	onlyShares(c, row)
 }
 
 // onlyShares wants every holder to have a share of the sharing in force and no

@@ -40,7 +40,7 @@ func (r *runner) dealOwn(ctx context.Context, view *fsm.View, sharing *fsm.Shari
 	if dealt = r.room.dealtBy(r.id); dealt == nil {
 		return ErrLost
 	}
-	signed, err := fsm.SignStatement(r.node.key, fsm.DomainDealing, &fsm.DealingStatement{
+	signed, err := fsm.SignStatement(r.node.own.Load().signer, fsm.DomainDealing, &fsm.DealingStatement{
 		Cluster: r.node.Cluster(), Ceremony: r.id, Plan: a.open.Plan.Hash(), Dealing: dealt.Public(),
 	})
 	if err != nil {
@@ -163,7 +163,7 @@ func (r *runner) collect(ctx context.Context, view *fsm.View, row *fsm.SharingRo
 	if err := r.room.at(ctx, "bundle written"); err != nil {
 		return err
 	}
-	signed, err := fsm.SignStatement(r.node.key, fsm.DomainAck, &fsm.AckStatement{
+	signed, err := fsm.SignStatement(r.node.own.Load().signer, fsm.DomainAck, &fsm.AckStatement{
 		Cluster: r.node.Cluster(), Ceremony: r.id, Sharing: row.Hash, Holder: r.node.id,
 	})
 	if err != nil {

@@ -94,7 +94,7 @@ func (n *Node) mayInitialise(ctx context.Context) error {
 	}
 	objects, err := n.device.list(ctx)
 	if err != nil {
-		return fmt.Errorf("node: the device %s cannot be looked into, so it is not initialised: wipe it by hand if nothing on it is needed: %w", info.Serial, err)
+		return fmt.Errorf("node: the device %s cannot be looked into, so it is not initialised: mend that, or where nothing on it is needed take another (of a software device, stop the node and delete the file): %w", info.Serial, err)
 	}
 	if len(objects) == 0 {
 		return nil
@@ -128,13 +128,28 @@ func comesBack(view *fsm.View, object hsm.Object) bool {
 	return !version.State.Live() || ok && len(version.Material.Blob) > 0 && version.Material.KCV == proven.KCV
 }
 
-// deviceDKEK asks this node's device for the DKEK that it has.
-func (n *Node) deviceDKEK(ctx context.Context) (hsm.DKEKStatus, error) {
+// hasDKEK asks this node's device whether it has the DKEK with this check value,
+// whole. One that does not say has not.
+func (n *Node) hasDKEK(ctx context.Context, kcv dkek.KCV) bool {
 	info, err := n.config.Device.Info(ctx)
 	if err != nil || info.State != hsm.Ready {
-		return hsm.DKEKStatus{}, err
+		return false
 	}
-	return n.device.dkek(ctx)
+	status, err := n.device.dkek(ctx)
+	return err == nil && status.Shares > 0 && status.Missing == 0 && dkek.KCV(status.KCV) == kcv
+}
+
+// locked says why nobody can log in to this node's device, which is initialised,
+// or nil.
+func (n *Node) locked(ctx context.Context) error {
+	info, err := n.config.Device.Info(ctx)
+	if err != nil || info.State != hsm.Ready {
+		return nil
+	}
+	if _, err := n.device.dkek(ctx); err != nil && isPINTrouble(err) {
+		return err
+	}
+	return nil
 }
 
 // canary brings one key back into this node's device and uses it, as every key

@@ -6,6 +6,7 @@ import (
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/node/api"
 )
 
 const (
@@ -34,15 +35,19 @@ func (c *ceremonyRoom) answerPrepare(ctx context.Context, _ *fsm.Member, q prepa
 }
 
 func (c *ceremonyRoom) prepare(ctx context.Context, q prepareRequest) (fsm.Signed, error) {
+	own := c.node.own.Load()
 	statement := fsm.RecipientStatement{
 		Cluster: c.node.Cluster(), Incarnation: q.Incarnation, Ceremony: q.Ceremony, Epoch: q.Epoch, Attempt: q.Attempt,
-		Node: dkek.Holder{Node: c.node.id, Fingerprint: c.node.fingerprint}, Public: c.node.spki,
+		Node: own.holder(c.node.id), Public: own.spki,
 		DeviceKind: "soft", DeviceSerial: "scratch",
 	}
 	if !q.Scratch {
 		info, err := c.node.config.Device.Info(ctx)
 		if err != nil {
 			return fsm.Signed{}, fmt.Errorf("node: the device of %s does not answer: %w", c.node.config.Name, err)
+		}
+		if err := c.wantsDKEK(ctx); err != nil {
+			return fsm.Signed{}, err
 		}
 		statement.DeviceKind, statement.DeviceSerial = info.Kind, info.Serial
 		if len(info.Certificate) <= fsm.MaxCertificate {
@@ -52,7 +57,7 @@ func (c *ceremonyRoom) prepare(ctx context.Context, q prepareRequest) (fsm.Signe
 	c.forgetUnopened(c.node.view())
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if k := c.keys[q.Ceremony]; k != nil {
+	if k := c.keys[q.Ceremony]; k != nil && k.node == own.holder(c.node.id) {
 		return k.entry, nil
 	}
 	if _, exists := c.node.view().Ceremony(q.Ceremony); exists {
@@ -66,13 +71,38 @@ func (c *ceremonyRoom) prepare(ctx context.Context, q prepareRequest) (fsm.Signe
 		return fsm.Signed{}, err
 	}
 	statement.Key = key.Public()
-	entry, err := fsm.SignStatement(c.node.key, fsm.DomainRecipient, &statement)
+	entry, err := fsm.SignStatement(own.signer, fsm.DomainRecipient, &statement)
 	if err != nil {
 		key.Wipe()
 		return fsm.Signed{}, err
 	}
-	c.keys[q.Ceremony] = &recipientKey{key: key, entry: entry, made: c.node.now()}
+	if k := c.keys[q.Ceremony]; k != nil { // signed before this node's key was rotated, and never opened
+		k.key.Wipe()
+	}
+	c.keys[q.Ceremony] = &recipientKey{key: key, entry: entry, node: own.holder(c.node.id), made: c.node.now()}
 	return entry, nil
+}
+
+// wantsDKEK refuses shares for a device that has the cluster's DKEK: each one
+// that travels is a risk, and here there would be nothing to gain. One in which
+// nobody can log in is refused too: it may have the DKEK and every key, and could
+// not be initialised, as nobody can look into it. An open provision whose device
+// has been filled meanwhile does not come here: its runner goes on by itself.
+func (c *ceremonyRoom) wantsDKEK(ctx context.Context) error {
+	proven, ok := c.node.view().Proven()
+	if !ok {
+		return nil
+	}
+	if err := c.node.locked(ctx); err != nil {
+		return &fsm.Error{Code: fsm.WrongState, Message: fmt.Sprintf(
+			"the device of %s is locked, and may hold all that it held: on that node, nodectl device enter pin, or device pin unblock; only where PIN and SO-PIN are lost: stop the node, "+
+				"erase the device by hand (delete a software device's file, reset a token with its own tool), start, and replace again (%.200s)", c.node.config.Name, api.Plain(err.Error()))}
+	}
+	if !c.node.hasDKEK(ctx, proven.KCV) {
+		return nil
+	}
+	return &fsm.Error{Code: fsm.WrongState, Message: fmt.Sprintf(
+		"the device of %s has the DKEK already: there is nothing to do; to start it afresh, wipe it first: nodectl device wipe --node %[1]s; to drop a lost node's share: nodectl dkek reshare", c.node.config.Name)}
 }
 
 // entries asks every recipient for its entry, in the order given.

@@ -1,6 +1,8 @@
 package node_test
 
 import (
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -9,23 +11,27 @@ import (
 	"github.com/keycustodian/keycustodian/node/nodetest"
 )
 
-// forgery is a cluster with an honest holder and a member that leads, asks for a
-// share, and writes into the holder's replicated state whatever it likes: what
-// the holder reads there is changed in place.
+// forgery is a cluster with an honest holder and a member that asks for a share
+// and writes, as a leader could, into the holder's replicated state whatever it
+// likes: what the holder reads there is changed in place.
 type forgery struct {
 	*nodetest.Cluster
 	t       *testing.T
 	holder  *nodetest.Member
 	thief   *nodetest.Member
 	other   *nodetest.Member
-	id      fsm.CeremonyID // a provision of the thief's device, two approvals needed
-	row     *fsm.Ceremony  // as the holder's state has it
-	cluster *fsm.Cluster   // as the holder's state has it
+	id      fsm.CeremonyID  // a provision of the thief's device, two approvals needed
+	row     *fsm.Ceremony   // as the holder's state has it
+	cluster *fsm.Cluster    // as the holder's state has it
+	fast    [3]atomic.Int64 // nanoseconds that each member's clock is ahead
 }
 
 func startForgery(t *testing.T) *forgery {
-	f := &forgery{Cluster: nodetest.StartWith(t, 3, nodetest.Options{Operators: 3, Approvals: 2}), t: t}
-	f.thief = f.Leader()
+	f := &forgery{t: t}
+	f.Cluster = nodetest.StartWith(t, 3, nodetest.Options{Operators: 3, Approvals: 2, Now: func(member int) time.Time {
+		return time.Now().Add(time.Duration(f.fast[member].Load()))
+	}})
+	f.thief = blankDevice(f.Cluster, f.Follower())
 	for _, m := range f.Members {
 		if m != f.thief {
 			f.holder, f.other = m, f.holder
@@ -47,6 +53,18 @@ func (f *forgery) sync() {
 		f.t.Fatal("the holder does not know the ceremony")
 	}
 	f.cluster, _ = f.holder.View().Cluster()
+}
+
+// done has the ceremony approved and ended, and everybody know it: what is forged
+// before would be written over.
+func (f *forgery) done() {
+	f.t.Helper()
+	f.Approve(f.id, 2)
+	f.Done(f.id)
+	f.Eventually("everybody knows that it has ended", func() bool {
+		return !slices.ContainsFunc(f.Members, func(m *nodetest.Member) bool { return !closed(m, f.id) })
+	})
+	f.sync()
 }
 
 func (f *forgery) approval(o *nodetest.Operator, open []byte) fsm.Approval {
@@ -138,15 +156,21 @@ func TestFabricatedApprovals(t *testing.T) {
 	}
 }
 
-// nothingLeaves wants a request refused, and nothing on the holder's own record.
-func (f *forgery) nothingLeaves(asks *nodetest.Member) {
-	f.t.Helper()
-	for _, m := range f.Members { // so that no other state refuses in the holder's place
+// everywhere writes the forged rows into every member's state, so that no other
+// one refuses in the holder's place.
+func (f *forgery) everywhere() {
+	for _, m := range f.Members {
 		row, _ := m.View().Ceremony(f.id)
 		*row = *f.row
 		cluster, _ := m.View().Cluster()
 		cluster.Operators = f.cluster.Operators
 	}
+}
+
+// nothingLeaves wants a request refused, and nothing on the holder's own record.
+func (f *forgery) nothingLeaves(asks *nodetest.Member) {
+	f.t.Helper()
+	f.everywhere()
 	before, _ := f.holder.Releases()
 	for _, method := range []string{"share.deal", "share.release"} {
 		sealed, err := asks.Ask(f.t.Context(), f.holder.ID(), method, f.id)
@@ -192,6 +216,11 @@ func TestApprovedForAnother(t *testing.T) {
 			f.forgeOpen(func(o *fsm.Open) { o.Expires += 1000 })
 			return f.thief
 		},
+		"not signed by its opener": func(f *forgery) *nodetest.Member {
+			f.row.Signature = slices.Clone(f.row.Signature)
+			f.row.Signature[0] ^= 1
+			return f.thief
+		},
 		"another sharing": func(f *forgery) *nodetest.Member {
 			f.forgeOpen(func(o *fsm.Open) { o.Source.Hash[0] ^= 1 })
 			return f.thief
@@ -205,9 +234,7 @@ func TestApprovedForAnother(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			in(t, func(t *testing.T) {
 				f := startForgery(t)
-				f.Approve(f.id, 2)
-				f.Done(f.id)
-				f.sync()
+				f.done()
 				f.row.Outcome = fsm.OutcomeOpen // the log forgets that it was closed
 				f.nothingLeaves(forge(f))
 			})

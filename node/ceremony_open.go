@@ -164,11 +164,11 @@ func (n *Node) openCeremony(ctx context.Context, kind fsm.CeremonyKind, options 
 	if options.Expires == 0 {
 		options.Expires = defaultOpenFor
 	}
-	start := max(n.now().UnixMilli(), view.Time())
+	own := n.own.Load()
 	o := &fsm.Open{
 		Format: fsm.OpenFormat, Cluster: cluster.ID, Incarnation: cluster.Incarnation, Kind: kind,
-		Purpose: options.Purpose, Reason: options.Reason, Opener: dkek.Holder{Node: n.id, Fingerprint: n.fingerprint},
-		Expires: start + options.Expires.Milliseconds(), Govern: cluster.Operators.Ref(),
+		Purpose: options.Purpose, Reason: options.Reason, Opener: own.holder(n.id),
+		Expires: n.expiryOf(view, options.Expires, fsm.MaxCeremonyTime), Govern: cluster.Operators.Ref(),
 	}
 	if o.Ceremony = options.ID; o.Ceremony == (fsm.CeremonyID{}) {
 		rand.Read(o.Ceremony[:])
@@ -184,7 +184,7 @@ func (n *Node) openCeremony(ctx context.Context, kind fsm.CeremonyKind, options 
 	if o.Recipients, err = n.ceremonies.recipients(ctx, options, o); err != nil {
 		return nil, err
 	}
-	body, err := fsm.SignOpen(n.key, o)
+	body, err := fsm.SignOpen(own.signer, o)
 	if err != nil {
 		return nil, err
 	}
@@ -242,29 +242,39 @@ func newHolders(view *fsm.View, options CeremonyOptions) ([]dkek.Holder, int, er
 	return holders, threshold, nil
 }
 
-// newPlan numbers a new sharing: the next attempt of an epoch that came to
-// nothing, else the next epoch.
+// newPlan numbers a new sharing: the next attempt of an epoch of which no holder can
+// have kept a share for good, else the next epoch. See shareRoom.drop.
 func newPlan(view *fsm.View, options CeremonyOptions) (*dkek.Plan, error) {
 	cluster, _ := view.Cluster()
 	holders, threshold, err := newHolders(view, options)
 	if err != nil {
 		return nil, err
 	}
-	plan := &dkek.Plan{Cluster: cluster.ID, Epoch: cluster.Epoch, Attempt: cluster.Attempt + 1, Threshold: threshold, Holders: holders}
-	failed := cluster.Epoch > 0
+	plan := &dkek.Plan{Cluster: cluster.ID, Epoch: cluster.Epoch + 1, Attempt: 1, Threshold: threshold, Holders: holders}
+	known, kept := false, false
 	for s := range view.Sharings() {
-		failed = failed && (s.Plan.Epoch != cluster.Epoch || s.Status == fsm.SharingDropped)
+		if s.Plan.Epoch == cluster.Epoch {
+			known = known || s.Plan.Attempt == cluster.Attempt
+			kept = kept || s.Status != fsm.SharingDropped || len(s.Acked) == len(s.Plan.Holders)
+		}
 	}
-	if !failed {
-		plan.Epoch, plan.Attempt = cluster.Epoch+1, 1
+	if known && !kept {
+		plan.Epoch, plan.Attempt = cluster.Epoch, cluster.Attempt+1
 	}
 	return plan, nil
 }
 
 // dealers picks t of the holders that can give their share, and not t who dealt
-// wrongly before. Where no other t are left, one of them is to blame.
-func dealers(view *fsm.View, source *fsm.SharingRow, able []dkek.Holder) ([]dkek.Holder, error) {
+// wrongly before. Where no other t are left, one of them is to blame. They are
+// named with the keys that they have now.
+func dealers(view *fsm.View, source *fsm.SharingRow, holders []dkek.Holder) ([]dkek.Holder, error) {
 	t := source.Plan.Threshold
+	var able []dkek.Holder
+	for _, h := range holders {
+		if m, ok := view.Member(h.Node); ok {
+			able = append(able, m.Holder())
+		}
+	}
 	if len(able) < t {
 		return nil, fmt.Errorf("node: reshare: %d holders were reached that can give their share, and it takes %d: bring more back", len(able), t)
 	}
@@ -279,7 +289,7 @@ func dealers(view *fsm.View, source *fsm.SharingRow, able []dkek.Holder) ([]dkek
 	}
 	var pick []dkek.Holder
 	if choose(able, t, func(quorum []dkek.Holder) bool {
-		if slices.ContainsFunc(wrong, func(w []dkek.Holder) bool { return slices.Equal(w, quorum) }) {
+		if slices.ContainsFunc(wrong, func(w []dkek.Holder) bool { return slices.EqualFunc(w, quorum, sameNode) }) {
 			return false
 		}
 		pick = slices.Clone(quorum)
@@ -297,6 +307,8 @@ func dealers(view *fsm.View, source *fsm.SharingRow, able []dkek.Holder) ([]dkek
 	}
 	return nil, errors.New("node: reshare: one of these dealt wrongly, and no other holders are in reach: " + strings.Join(names, ", ") + ": the sharing in force stays")
 }
+
+func sameNode(a, b dkek.Holder) bool { return a.Node == b.Node }
 
 // choose goes through the subsets of t in their order until one will do.
 func choose(from []dkek.Holder, t int, will func([]dkek.Holder) bool) bool {

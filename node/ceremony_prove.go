@@ -34,7 +34,7 @@ func (r *runner) prove(ctx context.Context, view *fsm.View, row *fsm.Ceremony, o
 		return err
 	}
 	if row.Kind == fsm.CeremonyReshare {
-		scratch, err := newScratch(ctx, r.gathered, quorum)
+		scratch, err := newScratch(ctx, r.room.scratch(), r.gathered, quorum)
 		if err != nil {
 			return err
 		}
@@ -66,7 +66,10 @@ func (r *runner) report(ctx context.Context, state *fsm.SharingRow, quorum []dke
 	if err := r.room.at(ctx, "device ready"); err != nil {
 		return err
 	}
-	signed, err := fsm.SignStatement(r.node.key, fsm.DomainReport, &fsm.ReportStatement{
+	if err := r.node.shares.noteReport(state); err != nil {
+		return err
+	}
+	signed, err := fsm.SignStatement(r.node.own.Load().signer, fsm.DomainReport, &fsm.ReportStatement{
 		Cluster: r.node.Cluster(), Ceremony: r.id, Sharing: state.Hash, Node: r.node.id, Quorum: quorum, KCV: kcv,
 		DeviceKind: info.Kind, DeviceSerial: info.Serial, Scratch: scratch,
 	})

@@ -102,7 +102,10 @@ func (r *runner) drill(ctx context.Context, view *fsm.View, a *approved, row *fs
 		if err != nil {
 			return err
 		}
-		scratch, err := newScratch(ctx, r.gathered, quorum)
+		if err := r.room.at(ctx, "gathered"); err != nil {
+			return err
+		}
+		scratch, err := newScratch(ctx, r.room.scratch(), r.gathered, quorum)
 		if err != nil {
 			return err
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
@@ -123,7 +122,7 @@ func (c *ceremonyRoom) release(ctx context.Context, from *fsm.Member, request sh
 	if err != nil {
 		return shareAnswer{}, err
 	}
-	signature, err := fsm.SignMessage(c.node.key, fsm.DomainRelease, signedRelease(info, encoded))
+	signature, err := fsm.SignMessage(c.node.own.Load().signer, fsm.DomainRelease, signedRelease(info, encoded))
 	c.node.logger.Info("ceremony: share released", "ceremony", id, "to", from.Name, "purpose", string(purpose))
 	return shareAnswer{Sealed: encoded, Signature: signature}, err
 }
@@ -176,8 +175,7 @@ func (c *ceremonyRoom) mayRelease(view *fsm.View, from *fsm.Member, id fsm.Cerem
 	}
 	own := c.node.now().UnixMilli()
 	if now := max(view.Time(), own); now > a.open.Expires {
-		late := time.Duration(now-a.open.Expires) * time.Millisecond
-		return nil, nil, &fsm.Error{Code: fsm.Expired, Message: fmt.Sprintf("ceremony %v expired %v ago by the clock of this node or of the log", id, late)}
+		return nil, nil, c.node.expired(view, "ceremony "+id.String(), a.open.Expires)
 	}
 	to, err := a.open.Recipient(from.ID)
 	if err != nil {
@@ -243,8 +241,8 @@ func isAnswer(err error) bool {
 // the answer comes from the key that the plan names.
 func (n *Node) askForShare(ctx context.Context, view *fsm.View, method string, a *approved, holder dkek.Holder, transcript []byte) (*dkek.Sealed, error) {
 	member, ok := view.Member(holder.Node)
-	if !ok || fsm.FingerprintOf(member.Public) != holder.Fingerprint {
-		return nil, fmt.Errorf("node: holder %v is not a member with the key of the plan", holder.Node)
+	if !ok || !rotated(view, holder.Node, holder.Fingerprint, fsm.FingerprintOf(member.Public)) {
+		return nil, fmt.Errorf("node: holder %v is not a member with the key of the plan, or one that followed it", holder.Node)
 	}
 	var answer shareAnswer
 	request := shareRequest{Ceremony: a.open.Ceremony, Index: view.Index()}

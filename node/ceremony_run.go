@@ -111,7 +111,8 @@ func (r *runner) step(ctx context.Context) (over bool, err error) {
 		if !r.node.Leads() && late < expiryGrace.Milliseconds() {
 			return false, nil
 		}
-		return false, r.close(ctx, fsm.OutcomeExpired, "")
+		r.node.face.askMembers(ctx, view) // a clock may have been set just now
+		return false, r.close(ctx, fsm.OutcomeExpired, r.node.wrongClocks())
 	}
 	err = r.act(ctx, view, row, open)
 	var failed *failure
@@ -162,11 +163,7 @@ func (r *runner) done(row *fsm.Ceremony) bool { return reported(row.Reports, r.n
 // ready tells whether the device to be provisioned has the DKEK already: a
 // process before this one imported the last share and got no further.
 func (r *runner) ready(ctx context.Context, row *fsm.Ceremony, open *fsm.Open) bool {
-	if row.Kind != fsm.CeremonyProvision {
-		return false
-	}
-	status, err := r.node.deviceDKEK(ctx)
-	return err == nil && status.Shares > 0 && status.Missing == 0 && dkek.KCV(status.KCV) == open.Source.KCV
+	return row.Kind == fsm.CeremonyProvision && r.node.hasDKEK(ctx, open.Source.KCV)
 }
 
 func (r *runner) mayGiveUp(row *fsm.Ceremony) bool {
@@ -176,7 +173,7 @@ func (r *runner) mayGiveUp(row *fsm.Ceremony) bool {
 // close commits how the ceremony ended, under this node's own signature.
 func (r *runner) close(ctx context.Context, outcome fsm.Outcome, detail string) error {
 	detail = clip(detail, fsm.MaxReason)
-	signed, err := fsm.SignStatement(r.node.key, fsm.DomainClose, &fsm.CloseStatement{
+	signed, err := fsm.SignStatement(r.node.own.Load().signer, fsm.DomainClose, &fsm.CloseStatement{
 		Cluster: r.node.Cluster(), Ceremony: r.id, Node: r.node.id, Outcome: outcome, Detail: detail,
 	})
 	if err != nil {

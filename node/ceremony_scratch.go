@@ -10,7 +10,6 @@ import (
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/hsm"
-	"github.com/keycustodian/keycustodian/hsm/soft"
 )
 
 // scratchDevice is a software device in memory that holds the DKEK for as long as
@@ -21,9 +20,9 @@ type scratchDevice struct {
 	kcv  dkek.KCV
 }
 
-// newScratch combines a quorum in a scratch device.
-func newScratch(ctx context.Context, g *gathering, quorum []dkek.NodeID) (*scratchDevice, error) {
-	s := &scratchDevice{Device: soft.NewMemory(soft.Options{})}
+// newScratch combines a quorum in a blank device.
+func newScratch(ctx context.Context, blank hsm.Device, g *gathering, quorum []dkek.NodeID) (*scratchDevice, error) {
+	s := &scratchDevice{Device: blank}
 	if err := s.fill(ctx, g, quorum); err != nil {
 		s.close()
 		return nil, fmt.Errorf("node: scratch device: %w", err)

@@ -13,6 +13,7 @@ import (
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/hsm"
 	"github.com/keycustodian/keycustodian/node"
+	"github.com/keycustodian/keycustodian/node/api"
 	"github.com/keycustodian/keycustodian/node/nodetest"
 )
 
@@ -78,6 +79,28 @@ func TestProvisionAReplacedDevice(t *testing.T) {
 	})
 }
 
+// A device that has the DKEK is sent no shares: there is nothing to provision,
+// until somebody wipes it.
+func TestProvisionOfAReadyDevice(t *testing.T) {
+	in(t, func(t *testing.T) {
+		c := nodetest.Start(t, 3)
+		target, opener := c.Follower(), c.Leader()
+		_, err := opener.OpenProvision(t.Context(), node.CeremonyOptions{Node: target.ID()})
+		if !errors.Is(err, fsm.WrongState) || !strings.Contains(err.Error(), target.Name) || !strings.Contains(err.Error(), "device wipe") {
+			t.Fatalf("asked to provision a device that has the DKEK: %v", err)
+		}
+		if _, err := target.OpenProvision(t.Context(), node.CeremonyOptions{}); !errors.Is(err, fsm.WrongState) {
+			t.Fatalf("asked to provision its own device that has the DKEK: %v", err)
+		}
+		b := browse(t, c, c.Operators[0].Key)
+		read[api.Ack](t, b.post(target, "/v1/device/wipe", wipeRequest(t, c.Operators[0], target)))
+		id := openProvision(t, opener, node.CeremonyOptions{Node: target.ID()})
+		c.Approve(id, 1)
+		c.Done(id)
+		devicesReady(c)
+	})
+}
+
 // A node is lost for good: another one joins, is provisioned, and the successor
 // reshare drops the lost one on the same approvals.
 func TestReplaceALostNode(t *testing.T) {
@@ -106,6 +129,37 @@ func TestReplaceALostNode(t *testing.T) {
 		}
 		covers(c, target, 1)
 		onlyShares(c, row)
+	})
+}
+
+// What a reshare is waiting for is never more than what it waits for.
+func TestProgressOfAReshareEndsAtItsTotal(t *testing.T) {
+	in(t, func(t *testing.T) {
+		c := nodetest.StartWith(t, 3, nodetest.Options{})
+		c.Add()
+		leader := c.Leader()
+		for i, m := range c.Members { // so that they report one after the other
+			if m != leader {
+				c.Network.Delay(leader.Host, m.Host, time.Duration(i+1)*20*time.Millisecond)
+			}
+		}
+		id := openReshare(t, leader, node.CeremonyOptions{})
+		c.Approve(id, 1)
+		b := browse(t, c, c.Operators[0].Key)
+		most := 0
+		c.Eventually("the reshare ends", func() bool {
+			shown := read[api.Ceremony](t, b.get(leader, "/v1/ceremony?id="+id.String()))
+			if p := shown.Progress; p != nil && p.Step == "proving in devices" {
+				most = max(most, p.Done)
+				if p.Total != 4 || p.Done > p.Total {
+					t.Errorf("%s, %d of %d", p.Step, p.Done, p.Total)
+				}
+			}
+			return shown.Outcome != ""
+		})
+		if most < 2 {
+			t.Errorf("only %d reports were seen", most)
+		}
 	})
 }
 
@@ -144,6 +198,37 @@ func TestReshareAddsAndRemoves(t *testing.T) {
 			if m.Config.Memory.Content("proofs/3-1") == nil {
 				t.Errorf("%s has no proof of the sharing for which it erased its share", m.Name)
 			}
+		}
+	})
+}
+
+// A reshare names its dealers with the keys that they have now, and not with
+// those that they had when they got their shares.
+func TestReshareAfterAKeyWasRotated(t *testing.T) {
+	in(t, func(t *testing.T) {
+		c := nodetest.Start(t, 3)
+		proven, _ := c.Leader().View().Proven()
+		m := c.Members[slices.IndexFunc(c.Members, func(m *nodetest.Member) bool { return m.ID() == proven.Plan.Holders[0].Node })]
+		next := nodetest.NewOperator("next")
+		signed, err := fsm.SignStatement(m.Signer(), fsm.DomainRotate, &fsm.RotateStatement{
+			Cluster: m.Cluster(), Node: m.ID(), Old: proven.Plan.Holders[0].Fingerprint, Public: next.Public().Public,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		possession, err := fsm.SignMessage(next.Key, fsm.DomainRotate, signed.Statement)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go m.Propose(t.Context(), &fsm.MemberRotateKey{Signed: signed, Possession: possession}) // it is cut off before it hears of it
+		witness := others(c, m)[0]
+		c.Eventually("it is known", func() bool {
+			row, ok := witness.View().Member(m.ID())
+			return ok && row.Fingerprint == next.Public().Fingerprint()
+		})
+		dealers, err := witness.Dealers()
+		if err != nil || dealers[0].Node != m.ID() || dealers[0].Fingerprint != next.Public().Fingerprint() {
+			t.Errorf("dealers %v: %v", dealers, err)
 		}
 	})
 }
@@ -234,8 +319,8 @@ func TestDrillProvesAStagedSharing(t *testing.T) {
 			row, ok := c.Leader().View().Sharing(2, 1)
 			return ok && row.Status == fsm.SharingStaged
 		})
-		// The first drill brings it into force; each holder erases its old share
-		// when it has seen the check value itself.
+		// The first drill brings it into force; the old shares stay until each holder
+		// has seen the check value itself.
 		first := c.Leader()
 		for i, m := range append([]*nodetest.Member{first}, others(c, first)...) {
 			drill := node.CeremonyOptions{Node: m.ID(), Sample: -1}
@@ -248,12 +333,18 @@ func TestDrillProvesAStagedSharing(t *testing.T) {
 			}
 			c.Approve(opened.ID, 1)
 			c.Done(opened.ID)
-			c.Eventually(m.Name+" erases its old share", func() bool { return len(m.Config.Memory.Files("shares/")) == 1 })
-			for _, later := range others(c, first)[i:] {
-				if files := later.Config.Memory.Files("shares/"); len(files) != 2 {
-					t.Errorf("%s, which has seen nothing itself, has %v", later.Name, files)
+			if i == len(c.Members)-1 {
+				break
+			}
+			time.Sleep(time.Second)
+			for _, m := range c.Members {
+				if files := m.Config.Memory.Files("shares/"); len(files) != 2 {
+					t.Errorf("%s has %v, and not every holder has reported", m.Name, files)
 				}
 			}
+		}
+		for _, m := range c.Members {
+			c.Eventually(m.Name+" erases its old share", func() bool { return len(m.Config.Memory.Files("shares/")) == 1 })
 		}
 		onlyShares(c, provenEverywhere(t, c, 2))
 	})

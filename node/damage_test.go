@@ -49,8 +49,8 @@ func TestAMissingFileRefusesTheStart(t *testing.T) {
 	}
 }
 
-// What a node remembers of the members is of use at a start and nothing else
-// depends on it: damaged, it is left aside.
+// What a node remembers of the members, and of those who let it in, is of use at
+// a start and nothing else depends on it: damaged, it is left aside.
 func TestADamagedMemoryOfTheMembersIsLeftAside(t *testing.T) {
 	c := nodetest.StartWith(t, 1, nodetest.Options{Dir: t.TempDir()})
 	m := c.Members[0]
@@ -64,8 +64,28 @@ func TestADamagedMemoryOfTheMembersIsLeftAside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, content[:len(content)/2], 0o600); err != nil {
-		t.Fatal(err)
+	for name, damaged := range map[string][]byte{"members": content[:len(content)/2], "sponsors": []byte("[{")} {
+		if err := os.WriteFile(filepath.Join(m.Config.Dir, name), damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	m.Start()
+}
+
+// A node whose data folder is not mounted has an empty one, and would be a new
+// node with an old device. It says so before anybody lets it join.
+func TestAnEmptyFolderBesideAUsedDeviceIsTold(t *testing.T) {
+	c := nodetest.Start(t, 1)
+	m := c.Members[0]
+	m.Close()
+	folder := m.Config.Memory
+	m.Config.Memory = &node.Memory{}
+	m.Start()
+	if missing := m.StatusOnSocket(t.Context()).Node.Missing; !strings.Contains(missing, "in no cluster") || !strings.Contains(missing, "not mounted") {
+		t.Errorf("it says %q", missing)
+	}
+	m.Close()
+	m.Config.Memory = folder
+	m.Start()
+	c.Leader()
 }

@@ -41,7 +41,9 @@ func (u *upkeepRoom) destroyDue(ctx context.Context) (time.Duration, error) {
 }
 
 // bury deletes the destroyed versions that this device still has to confirm, and
-// confirms what an enumeration made afterwards does not show.
+// confirms what an enumeration made afterwards does not show. It also deletes those
+// that are in the device although it has confirmed: a node that starts goes through
+// states again in which they live, and may load them.
 func (u *upkeepRoom) bury(ctx context.Context) (time.Duration, error) {
 	d, view := u.node.device, u.node.view()
 	named := make(map[fsm.RequestID]bool)
@@ -55,6 +57,10 @@ func (u *upkeepRoom) bury(ctx context.Context) (time.Duration, error) {
 			named[version.Request], refs[version.Request] = true, version.Ref()
 			mark = max(mark, stone.Index)
 		}
+	}
+	for _, version := range d.slots.dead(view) {
+		named[version.Request] = true
+		mark = view.Index() // which is past its Destroy
 	}
 	if len(named) == 0 {
 		return 0, nil
@@ -88,6 +94,21 @@ func (u *upkeepRoom) bury(ctx context.Context) (time.Duration, error) {
 		return 100 * time.Millisecond, errors.Join(errs...) // still in use
 	}
 	return 0, errors.Join(errs...)
+}
+
+// dead are the destroyed versions of which the device holds an object.
+func (t *slotTable) dead(view *fsm.View) (versions []*fsm.Version) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, c := range t.content {
+		if c.use != slotResident && c.use != slotFound && c.use != slotSpare {
+			continue
+		}
+		if version, ok := view.Version(c.ref.Key, c.ref.N); ok && !version.State.Live() {
+			versions = append(versions, version)
+		}
+	}
+	return versions
 }
 
 func (u *upkeepRoom) confirm(ctx context.Context, refs []fsm.VersionRef) error {

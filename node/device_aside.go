@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/hsm"
@@ -23,7 +22,7 @@ func (n *Node) DeleteAside(ctx context.Context, caller Caller, slot hsm.Slot) er
 	}
 	if err := d.erase(ctx, slot); err != nil {
 		d.slots.leave(slot)
-		return fmt.Errorf("node: delete the object in slot %d: %w", slot, err)
+		return doing(err, "delete the object in slot %d", slot)
 	}
 	d.slots.putBack(slot)
 	return d.sync(ctx)
@@ -50,16 +49,16 @@ func (n *Node) AdoptAside(ctx context.Context, caller Caller, slot hsm.Slot, nam
 		}
 		blob, err := withLogin(ctx, d, func(device hsm.Device) ([]byte, error) { return device.Wrap(ctx, slot) })
 		if err != nil {
-			return KeyInfo{}, fmt.Errorf("node: adopt the object in slot %d: %w", slot, err)
+			return KeyInfo{}, doing(err, "adopt the object in slot %d", slot)
 		}
 		m, err := n.keys.plan(ctx, caller, KeySpec{Name: name, Type: object.Type})
 		if err != nil {
-			return KeyInfo{}, fmt.Errorf("node: adopt the object in slot %d: %w", slot, err)
+			return KeyInfo{}, doing(err, "adopt the object in slot %d", slot)
 		}
 		m.adopt = blob
 		version, err := n.keys.make(ctx, m)
 		if err != nil {
-			return KeyInfo{}, fmt.Errorf("node: adopt the object in slot %d: %w", slot, err)
+			return KeyInfo{}, doing(err, "adopt the object in slot %d", slot)
 		}
 		if err := n.DeleteAside(ctx, caller, slot); err != nil {
 			n.logger.Warn("device: the adopted object is still kept aside", "slot", slot, "reason", err)

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/keycustodian/keycustodian/hsm"
@@ -60,7 +59,7 @@ func (d *deviceRoom) fetchSOPIN(ctx context.Context) (*hsm.Secret, error) {
 		if d.token.PIN == nil {
 			return hsm.NewSecret(nil), nil // this device has none
 		}
-		return nil, errors.New("the SO-PIN is needed: give the device's URI a so-pin-source, or enter it")
+		return nil, errNoSOPIN
 	}
 	return d.token.SOPIN(ctx)
 }

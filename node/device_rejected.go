@@ -207,7 +207,7 @@ func (r *rejectedPINs) load() error {
 		key, err = box.Open(record.SealedKey, r.node.id[:])
 	}
 	if err != nil {
-		return fmt.Errorf("node: the file %q does not read (%w): no PIN is sent until that file is removed", rejectedFile, err)
+		return fmt.Errorf("node: the file %q does not read (%w): it says which PINs the device has rejected, so no PIN is sent; put a copy of the file back, or see that the PIN's source holds the right PIN and remove the file", rejectedFile, err)
 	}
 	r.read, r.key, r.sealed, r.list = true, secret.Take(key), record.SealedKey, record.Marks
 	return nil
@@ -236,6 +236,8 @@ func (r *rejectedPINs) reseal(with *resealing) error {
 	return nil
 }
 
+// parseRejected refuses what this node has not written: with a mark that is lost, a
+// PIN that was rejected would be sent again.
 func parseRejected(content []byte) (rejectedRecord, error) {
 	var record rejectedRecord
 	if err := json.Unmarshal(content, &record); err != nil {
@@ -243,6 +245,14 @@ func parseRejected(content []byte) (rejectedRecord, error) {
 	}
 	if record.Format != 1 {
 		return rejectedRecord{}, fmt.Errorf("format %d, want 1", record.Format)
+	}
+	if len(record.Marks) == 0 {
+		return rejectedRecord{}, errors.New("no mark in it")
+	}
+	for _, m := range record.Marks {
+		if hash, err := hex.DecodeString(m.Hash); err != nil || len(hash) != sha256.Size || m.Kind != userPINKind && m.Kind != soPINKind {
+			return rejectedRecord{}, errors.New("a mark in it is not whole")
+		}
 	}
 	return record, nil
 }

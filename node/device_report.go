@@ -89,12 +89,12 @@ func (d *deviceRoom) report(ctx context.Context) error {
 		return nil
 	}
 	row := h.row(d, view, member.Device)
-	if row == nil || sameDevice(row, member.Device) && member.ReadsTo == fsm.CommandVersion && member.SealKept == d.node.config.SealWeakness {
+	if sameDevice(row, member.Device) && member.ReadsTo == d.node.readsTo.Load() && member.SealKept == d.node.config.SealWeakness {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	_, err := d.node.do(ctx, &fsm.MemberReport{Node: d.node.id, ReadsTo: fsm.CommandVersion, Device: row, SealKept: d.node.config.SealWeakness})
+	_, err := d.node.do(ctx, &fsm.MemberReport{Node: d.node.id, ReadsTo: d.node.readsTo.Load(), Device: row, SealKept: &d.node.config.SealWeakness})
 	return err
 }
 

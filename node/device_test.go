@@ -3,10 +3,12 @@ package node_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
+	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/hsm"
 	"github.com/keycustodian/keycustodian/hsm/hsmtest"
 	"github.com/keycustodian/keycustodian/node"
@@ -135,6 +137,30 @@ func TestARejectedPINIsNeverSentAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		verify(t, key.Public(), signature)
+	})
+}
+
+// No share moves for a device that only lacks its PIN: it still has everything. Where
+// both PINs are lost it is erased by hand, and then it is replaced like any other.
+func TestALockedDeviceIsNotReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, m, device := startMoody(t)
+		l.create(m, "k", hsm.ECDSAP256)
+		m.Close()
+		m.Config.Device.PIN = source(wrongPIN)
+		device.out.Store(true)
+		m.Start()
+		l.Leader()
+		if _, err := m.OpenProvision(t.Context(), node.CeremonyOptions{}); !errors.Is(err, fsm.WrongState) || !strings.Contains(err.Error(), "is locked") {
+			t.Fatalf("a ceremony for a locked device: %v", err)
+		}
+		m.Close()
+		m.NewDevice()
+		m.Start()
+		l.Leader()
+		l.provision(m)
+		l.ready(m)
+		l.signs(m, "k")
 	})
 }
 
@@ -292,5 +318,100 @@ func TestDeviceStates(t *testing.T) {
 		}
 		m.Device.Plan(hsmtest.Plan{Op: hsmtest.OpInfo, Times: -1, Err: &hsm.Error{Op: "info", Err: hsm.ErrGone}})
 		expect("gone", hsm.ErrGone)
+	})
+}
+
+// startDerived is such a cluster whose device's PINs follow from its seal secret.
+func startDerived(t *testing.T) (*keyLab, *nodetest.Member, *moodyDevice) {
+	t.Helper()
+	l, m, device := startMoody(t)
+	m.Config.Device.PINDerived = true
+	m.Restart()
+	l.Leader()
+	synctest.Wait()
+	return l, m, device
+}
+
+// A derived PIN that was changed could not be found at the next start.
+func TestADerivedPINIsNotChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, m, device := startDerived(t)
+		before := tries(l, m)
+		if err := m.ChangePIN(t.Context(), secretOf(wrongPIN), secretOf("222222")); !errors.Is(err, node.ErrPINDerived) {
+			t.Errorf("change: %v", err)
+		}
+		if err := m.ChangePIN(t.Context(), secretOf(nodetest.PIN), secretOf("222222")); !errors.Is(err, node.ErrPINDerived) {
+			t.Errorf("change: %v", err)
+		}
+		if err := m.UnblockPIN(t.Context(), secretOf(nodetest.SOPIN), secretOf("222222")); !errors.Is(err, node.ErrPINDerived) {
+			t.Errorf("unblock: %v", err)
+		}
+		if left := tries(l, m); left != before {
+			t.Errorf("%d tries left of %d: a PIN was sent", left, before)
+		}
+		device.out.Store(true)
+		if err := m.LoginForTest(t.Context()); err != nil {
+			t.Errorf("log in: %v", err)
+		}
+	})
+}
+
+// Two wrong PINs stop a node short of the last try. Unblocking without a source
+// gives the device the derived PIN again, and sends nothing twice.
+func TestUnblockingHealsADerivedPIN(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, m, device := startDerived(t)
+		for _, pin := range []string{"111111", "222222"} {
+			if err := m.EnterPIN(t.Context(), secretOf(pin)); err == nil {
+				t.Fatal("a wrong PIN was taken")
+			}
+		}
+		device.out.Store(true)
+		if err := m.LoginForTest(t.Context()); !errors.Is(err, node.ErrLastTry) {
+			t.Fatalf("log in on the last try: %v", err)
+		}
+		if err := m.UnblockPIN(t.Context(), nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if left := tries(l, m); left != 3 {
+			t.Fatalf("%d tries left, want 3", left)
+		}
+		if err := m.LoginForTest(t.Context()); err != nil {
+			t.Fatalf("log in: %v", err)
+		}
+
+		// Somebody else's SO-PIN: it is sent once, and never again.
+		m.Config.Device.SOPIN = source("0000000000000000")
+		m.Restart()
+		synctest.Wait()
+		var wrong *hsm.PINError
+		if err := m.UnblockPIN(t.Context(), nil, nil); !errors.As(err, &wrong) || !wrong.SO {
+			t.Fatalf("unblock by a wrong SO-PIN: %v", err)
+		}
+		if err := m.UnblockPIN(t.Context(), nil, nil); !errors.Is(err, node.ErrPINRejected) {
+			t.Fatalf("unblock by the same wrong SO-PIN: %v", err)
+		}
+	})
+}
+
+func TestUnblockingByAnEnteredSOPIN(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, m, device := startMoody(t)
+		m.Config.Device.SOPIN = nil
+		m.Restart()
+		synctest.Wait()
+		if err := m.UnblockPIN(t.Context(), nil, nil); err == nil {
+			t.Fatal("unblocked without a SO-PIN")
+		}
+		if err := m.EnterSOPIN(secretOf(nodetest.SOPIN)); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.UnblockPIN(t.Context(), nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		device.out.Store(true)
+		if err := m.LoginForTest(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync/atomic"
 
 	"github.com/keycustodian/keycustodian/dkek"
@@ -25,9 +26,11 @@ type sponsor struct {
 type directory struct {
 	node     *Node
 	sponsors atomic.Pointer[[]sponsor] // nil once the state knows this node
+	caughtUp atomic.Bool               // before the last start: the sponsors are of the past
 	learned  atomic.Pointer[memberList]
-	heard    atomic.Pointer[[]memberIdentity] // from a majority of the others, for a minute
-	stranger chan struct{}                    // somebody unknown was here
+	heard    atomic.Pointer[memberList] // from a majority of the others, for a minute
+	written  atomic.Pointer[memberList] // what the file says
+	stranger chan struct{}              // somebody unknown was here
 }
 
 func newDirectory(n *Node) *directory {
@@ -36,8 +39,10 @@ func newDirectory(n *Node) *directory {
 
 // IsMember implements transport.Directory.
 func (d *directory) IsMember(f transport.Fingerprint) bool {
-	if _, ok := d.node.view().MemberByFingerprint(dkek.Fingerprint(f)); ok {
-		return true
+	if d.behind() == nil { // else a key that was rotated or removed since would do
+		if _, ok := d.node.view().MemberByFingerprint(dkek.Fingerprint(f)); ok {
+			return true
+		}
 	}
 	for _, s := range d.trusted() {
 		if s.Fingerprint == f.String() {
@@ -63,8 +68,26 @@ func (d *directory) IsClient(f transport.Fingerprint) bool {
 	return ok
 }
 
+// WasMember implements transport.Directory.
+func (d *directory) WasMember(f transport.Fingerprint) bool {
+	if d.behind() != nil {
+		return false // what this state says may be over
+	}
+	for removed := range d.node.view().RemovedMembers() {
+		if removed.Fingerprint == dkek.Fingerprint(f) {
+			return true
+		}
+	}
+	return false
+}
+
 // MemberAt implements transport.Directory.
 func (d *directory) MemberAt(addr string) (transport.Fingerprint, bool) {
+	if list := d.behind(); list != nil {
+		if i := slices.IndexFunc(list.Members, func(m memberIdentity) bool { return m.Addr == addr }); i >= 0 {
+			return transport.Fingerprint(list.Members[i].Fingerprint), true
+		}
+	}
 	for m := range d.node.view().Members() {
 		if m.Addr == addr {
 			return transport.Fingerprint(m.Fingerprint), true
@@ -80,10 +103,11 @@ func (d *directory) MemberAt(addr string) (transport.Fingerprint, bool) {
 	return transport.Fingerprint(m.Fingerprint), ok
 }
 
-// trusted are the sponsors, as long as the state does not know this node.
+// trusted are the sponsors, until the state has once known this node: a start
+// begins with an empty state, and a sponsor may have been removed since.
 func (d *directory) trusted() []sponsor {
 	sponsors := d.sponsors.Load()
-	if sponsors == nil {
+	if sponsors == nil || d.caughtUp.Load() {
 		return nil
 	}
 	if _, ok := d.node.view().Member(d.node.id); ok {
@@ -120,7 +144,20 @@ func (d *directory) remember(list memberList) error {
 	if err != nil {
 		return fmt.Errorf("node: members: %w", err)
 	}
+	d.written.Store(&list)
 	return nil
+}
+
+// writtenKey is a member's key as it is written down; zero for none.
+func (d *directory) writtenKey(id dkek.NodeID) dkek.Fingerprint {
+	if list := d.written.Load(); list != nil {
+		for _, m := range list.Members {
+			if m.Node == id {
+				return m.Fingerprint
+			}
+		}
+	}
+	return dkek.Fingerprint{}
 }
 
 // recall reads who was a member when this node ran last. They are believed until
@@ -140,6 +177,8 @@ func (d *directory) recall() error {
 		return nil
 	}
 	d.learned.Store(&list)
+	d.caughtUp.Store(slices.ContainsFunc(list.Members, func(m memberIdentity) bool { return m.Node == d.node.id }))
+	d.written.Store(&list)
 	return nil
 }
 
@@ -157,7 +196,11 @@ func (d *directory) load() error {
 	}
 	var sponsors []sponsor
 	if err := json.Unmarshal(content, &sponsors); err != nil {
-		return fmt.Errorf("node: the file %q is damaged: remove this node and join anew with an empty data folder", sponsorsFile)
+		// They are of use until the state has come once. Without them a join that
+		// was cut off before that is repeated with another token.
+		d.node.logger.Warn("sponsors: the file is damaged and left aside: if this node does not catch up, join it anew with an empty data folder",
+			"file", sponsorsFile, "reason", err)
+		return nil
 	}
 	d.sponsors.Store(&sponsors)
 	return nil

@@ -1,6 +1,12 @@
 package node
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/keycustodian/keycustodian/node/api"
+)
 
 // What a caller of this package can act on, tested with errors.Is; the log's
 // own are in log.go. What the replicated state refuses is a *fsm.Error, what a
@@ -22,3 +28,31 @@ var (
 	// ErrForbidden: the caller's role does not allow this.
 	ErrForbidden = errors.New("node: not allowed")
 )
+
+// errNothingYet: a member that has just started reads its log only once a leader
+// has told it how much of it is committed. Until then its state is empty.
+var errNothingYet = fmt.Errorf("node: nothing of the cluster is known here since the start: %w", ErrNoLeader)
+
+// errCatchingUp: a leader is heard from, and what it sends has yet to come.
+var errCatchingUp = errors.New("node: the cluster's state has yet to arrive here since the start: it comes by itself")
+
+// errStarting: the node has not yet read what it is.
+var errStarting = fmt.Errorf("%w: it is starting", ErrSealed)
+
+// doing wraps err by what was being done, under one package name, whatever it
+// went through on its way.
+func doing(err error, what string, args ...any) error {
+	return &failedOperation{fmt.Sprintf(what, args...), err}
+}
+
+type failedOperation struct {
+	what string
+	err  error
+}
+
+func (e *failedOperation) Error() string {
+	// A device, or a step, may have named the operation already.
+	return "node: " + e.what + ": " + strings.TrimPrefix(api.Plain(e.err.Error()), e.what+": ")
+}
+
+func (e *failedOperation) Unwrap() error { return e.err }

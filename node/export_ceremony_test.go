@@ -7,6 +7,7 @@ import (
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/hsm"
 	"github.com/keycustodian/keycustodian/internal/secret"
 )
 
@@ -20,6 +21,11 @@ func (n *Node) Ask(ctx context.Context, holder dkek.NodeID, method string, id fs
 	var answer shareAnswer
 	err = n.call(ctx, holder, method, shareRequest{Ceremony: id}, &answer)
 	return answer.Sealed, err
+}
+
+// PassOn passes an operator's word about a device on to its node, as this one.
+func (n *Node) PassOn(ctx context.Context, to dkek.NodeID, statement []byte, by fsm.Approval) error {
+	return n.call(ctx, to, methodAct, actRequest{statement, by}, &struct{}{})
 }
 
 // Pinned is the operator set that the node believes.
@@ -50,6 +56,9 @@ func (m *Memory) Content(name string) []byte {
 
 // SetContent replaces a file.
 func (m *Memory) SetContent(name string, content []byte) { m.files.write(name, content) }
+
+// Remove deletes a file.
+func (m *Memory) Remove(name string) { m.files.remove(name) }
 
 func (m *memoryFiles) names() []string {
 	m.mu.Lock()
@@ -104,7 +113,18 @@ func (n *Node) Lie(change func(sealed []byte) []byte) {
 			return answer, err
 		}
 		answer.Sealed = change(answer.Sealed)
-		answer.Signature, err = fsm.SignMessage(n.key, fsm.DomainRelease, signedRelease(info, answer.Sealed))
+		answer.Signature, err = fsm.SignMessage(n.own.Load().signer, fsm.DomainRelease, signedRelease(info, answer.Sealed))
+		return answer, err
+	})
+}
+
+// SignWrongly has the node answer with its share and a signature that is none.
+func (n *Node) SignWrongly() {
+	handle(n, methodRelease, func(ctx context.Context, from *fsm.Member, q shareRequest) (shareAnswer, error) {
+		answer, err := n.ceremonies.answerRelease(ctx, from, q)
+		if err == nil {
+			answer.Signature[0] ^= 1
+		}
 		return answer, err
 	})
 }
@@ -116,14 +136,21 @@ func (n *Node) RecipientEntry(o *fsm.Open) (fsm.Signed, error) {
 	if err != nil {
 		return fsm.Signed{}, err
 	}
-	return fsm.SignStatement(n.key, fsm.DomainRecipient, &fsm.RecipientStatement{
+	return fsm.SignStatement(n.own.Load().signer, fsm.DomainRecipient, &fsm.RecipientStatement{
 		Cluster: o.Cluster, Incarnation: o.Incarnation, Ceremony: o.Ceremony, Epoch: o.Source.Epoch, Attempt: o.Source.Attempt,
-		Node: dkek.Holder{Node: n.id, Fingerprint: n.fingerprint}, Public: n.spki, DeviceKind: "soft", DeviceSerial: "forged", Key: key.Public(),
+		Node: n.own.Load().holder(n.id), Public: n.own.Load().spki, DeviceKind: "soft", DeviceSerial: "forged", Key: key.Public(),
 	})
 }
 
+// Dealers are who would deal a reshare if all holders were in reach.
+func (n *Node) Dealers() ([]dkek.Holder, error) {
+	view := n.view()
+	source, _ := view.Proven()
+	return dealers(view, source, source.Plan.Holders)
+}
+
 // Signer is the node's own key.
-func (n *Node) Signer() crypto.Signer { return n.key }
+func (n *Node) Signer() crypto.Signer { return n.own.Load().signer }
 
 // LookAtShares has the node look after its shares.
 func (n *Node) LookAtShares() { n.shares.look() }
@@ -132,4 +159,10 @@ func (n *Node) LookAtShares() { n.shares.look() }
 func (n *Node) SharesLookedAt() bool {
 	n.shares.clear(n.ctx, n.view())
 	return true
+}
+
+// Scratch has the next scratch device of this node be one of the test's.
+func (n *Node) Scratch(wrap func(hsm.Device) hsm.Device) {
+	make := n.ceremonies.scratch
+	n.ceremonies.scratch = func() hsm.Device { return wrap(make()) }
 }

@@ -4,13 +4,14 @@ import (
 	"context"
 	"crypto"
 
+	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/hsm"
 )
 
 // What tests of keys need to see or do from outside.
 
-func (n *Node) SignerForTest() crypto.Signer { return n.key }
+func (n *Node) SignerForTest() crypto.Signer { return n.own.Load().signer }
 
 func (n *Node) DoForTest(ctx context.Context, body fsm.Body) error {
 	_, err := n.do(ctx, body)
@@ -46,3 +47,24 @@ func RequestOfForTest(object hsm.Object) (fsm.RequestID, bool) {
 
 // SettledForTest tells whether upkeep has nothing left to do on this node.
 func (n *Node) ObjectsForTest() DeviceObjects { return n.device.slots.objects() }
+
+// ForgeUse asks another member for a signature in anybody's name.
+func (n *Node) ForgeUse(ctx context.Context, to dkek.NodeID, who dkek.Fingerprint, key string, digest []byte) error {
+	var answer forwardedAnswer
+	q := forwardedUse{Who: who, Key: key, Verb: uint32(fsm.Sign), Input: digest, Hash: uint64(crypto.SHA256), Index: n.view().Index()}
+	return n.call(ctx, to, methodUse, q, &answer)
+}
+
+// ListAnewForTest has the device listed as after an operation that nobody knows the
+// outcome of.
+func (n *Node) ListAnewForTest(ctx context.Context) error {
+	t := n.device.slots
+	doubt := func(more int) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.doubts += more
+	}
+	doubt(1)
+	defer doubt(-1)
+	return t.open(ctx)
+}

@@ -53,7 +53,19 @@ func openDisk(dir string) (disk, func(), error) {
 		}
 		return disk{}, nil, fmt.Errorf("node: data folder %s: lock: %w", dir, err)
 	}
+	clearUnfinished(dir)
 	return disk{dir: dir}, func() { lock.Close() }, nil
+}
+
+// clearUnfinished removes the copies that writes left which were killed. One that
+// cannot be removed is in nobody's way.
+func clearUnfinished(dir string) {
+	for _, pattern := range []string{".*.new", "*/.*.new"} {
+		names, _ := filepath.Glob(filepath.Join(dir, pattern)) // fails for bad patterns only
+		for _, name := range names {
+			os.Remove(name)
+		}
+	}
 }
 
 func (d disk) path(name string) string { return filepath.Join(d.dir, filepath.FromSlash(name)) }
@@ -71,24 +83,7 @@ func (d disk) append(name string, content []byte) error {
 	if err := d.makeFolder(name); err != nil {
 		return err
 	}
-	path := d.path(name)
-	_, err := os.Stat(path)
-	isNew := errors.Is(err, fs.ErrNotExist)
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	if _, err := file.Write(content); err != nil {
-		return err
-	}
-	if err := file.Sync(); err != nil {
-		return err
-	}
-	if isNew {
-		return secret.SyncFolder(filepath.Dir(path))
-	}
-	return nil
+	return secret.AppendFile(d.path(name), content)
 }
 
 func (d disk) remove(name string) error {

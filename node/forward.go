@@ -53,10 +53,20 @@ type forwardedAnswer struct {
 var useFaults = map[string]error{"input": hsm.ErrBadInput, "size": hsm.ErrTooLarge, "decryption": hsm.ErrDecryption}
 
 // forward asks other nodes, first those whose devices hold the key. local is
-// why this node's device could not.
+// why this node's device could not. KeyUsed.Node is the one that answered for good,
+// also where it refused.
 func (r *keyRoom) forward(ctx context.Context, caller Caller, a *allowed, use KeyUse, local error) (KeyUsed, error) {
-	request := forwardedUse{Who: caller.Fingerprint, Verb: uint32(use.Verb), Index: a.view.Index()}
+	request := forwardedUse{Verb: uint32(use.Verb), Index: a.view.Index()}
+	if caller.Kind != CallerSelf {
+		request.Who = caller.Fingerprint
+	}
 	var used KeyUsed
+	if a.version != nil {
+		used.Version = a.version.N
+	}
+	if caller.Kind != CallerSelf && namesClients(a.key) {
+		return used, fmt.Errorf("%w: here: %w: key %s names its clients, and no other node would take this one's word for who asks: ask a node whose device works", ErrNotHere, local, a.key.Name)
+	}
 	var public crypto.PublicKey
 	if use.Verb == fsm.Random {
 		request.Count = len(use.Input)
@@ -77,6 +87,7 @@ func (r *keyRoom) forward(ctx context.Context, caller Caller, a *allowed, use Ke
 		cancel()
 		var refused *fsm.Error
 		if fault, ok := useFaults[answer.Fault]; err == nil && ok {
+			used.Node = to.ID
 			return used, &hsm.Error{Op: use.Verb.String(), Device: printable(answer.Device), Err: fault}
 		}
 		if err == nil && use.Verb == fsm.Sign && !verifySignature(public, use.Input, answer.Output, hsm.SignOptions{Scheme: use.Scheme, Hash: use.Hash}) {
@@ -84,16 +95,23 @@ func (r *keyRoom) forward(ctx context.Context, caller Caller, a *allowed, use Ke
 		}
 		if err == nil {
 			used.Output, used.Age, used.Node = answer.Output, time.Duration(answer.Age)*time.Millisecond, to.ID
-			used.Version = request.Version
 			return used, nil
 		}
-		if errors.As(err, &refused) || ctx.Err() != nil {
+		if errors.As(err, &refused) {
+			used.Node = to.ID
+			return used, err
+		}
+		if ctx.Err() != nil {
 			return used, err
 		}
 		failed = append(failed, fmt.Errorf("node %s: %w", to.Name, err))
 	}
 	return used, errors.Join(failed...)
 }
+
+// namesClients tells whether a key's policy names who may use it, so that the word
+// of the member that forwards a use is not enough: any member could give it.
+func namesClients(key *fsm.Key) bool { return key != nil && len(key.Policy.Clients) > 0 }
 
 // candidates are the nodes to ask: those that hold the key, then those that
 // could, each group in random order.
@@ -119,37 +137,63 @@ func (r *keyRoom) candidates(a *allowed) []*fsm.Member {
 	return all[:min(len(all), maxHops)]
 }
 
-// answerUse does what another member forwards: in this device or not at all. The
-// member vouches for who asked; what that one may do is looked up here.
+// answerUse does what another member forwards: in this device or not at all.
 func (r *keyRoom) answerUse(ctx context.Context, from *fsm.Member, q forwardedUse) (forwardedAnswer, error) {
-	var answer forwardedAnswer
 	ctx, cancel := context.WithTimeout(ctx, hopTime)
 	defer cancel()
 	if err := r.node.cluster.Load().log.WaitApplied(ctx, q.Index); err != nil {
-		return answer, err
+		return forwardedAnswer{}, err
 	}
-	caller, err := callerIn(r.node.view(), q.Who)
+	caller, err := r.forwardedCaller(from, q.Who)
+	var answer forwardedAnswer
+	switch {
+	case err != nil:
+	case fsm.Verbs(q.Verb) == fsm.Random:
+		answer, err = r.answerRandom(ctx, caller, q.Count)
+	default:
+		answer, err = r.answerKeyUse(ctx, from, caller, q)
+	}
+	outcome := err
+	for name, fault := range useFaults {
+		if errors.Is(err, fault) {
+			answer, err = forwardedAnswer{Fault: name, Device: r.node.device.serial()}, nil
+		}
+	}
+	if settled(answer, err) {
+		r.uses.note(ctx, caller, from, q.Key, q.Version, fsm.Verbs(q.Verb), outcome)
+	}
+	return answer, err
+}
+
+// forwardedCaller is who asked. The member vouches for that; what that one may do
+// is looked up here.
+func (r *keyRoom) forwardedCaller(from *fsm.Member, who dkek.Fingerprint) (Caller, error) {
+	if who == (dkek.Fingerprint{}) {
+		who = from.Fingerprint
+	}
+	caller, err := callerIn(r.node.view(), who)
 	if err != nil {
-		return answer, err
+		return Caller{Fingerprint: who}, err
 	}
-	if caller.Kind == CallerMember && q.Who != from.Fingerprint {
-		return answer, fmt.Errorf("%w: a member asks for itself or for a client", ErrForbidden)
+	if caller.Kind == CallerMember && who != from.Fingerprint {
+		return caller, fmt.Errorf("%w: a member asks for itself or for a client", ErrForbidden)
 	}
-	if fsm.Verbs(q.Verb) == fsm.Random {
-		return r.answerRandom(ctx, caller, q.Count)
-	}
+	return caller, nil
+}
+
+// answerKeyUse refuses what a member's word for who asked is not enough for: keys
+// whose policy names who may use them.
+func (r *keyRoom) answerKeyUse(ctx context.Context, from *fsm.Member, caller Caller, q forwardedUse) (forwardedAnswer, error) {
 	use := KeyUse{
 		Key: q.Key, Verb: fsm.Verbs(q.Verb), Input: q.Input, Additional: q.Additional,
 		Hash: crypto.Hash(min(q.Hash, 1<<16)), Scheme: hsm.Scheme(q.Scheme),
 	}
 	allowed, used, err := r.allow(ctx, caller, &use, q.Version)
+	if err == nil && allowed != nil && caller.Fingerprint != from.Fingerprint && namesClients(allowed.key) {
+		err = fmt.Errorf("%w: key %s names its clients: they ask this node themselves", ErrForbidden, allowed.key.Name)
+	}
 	if err == nil && allowed != nil {
 		err = r.useHere(ctx, allowed, &use, &used)
-	}
-	for name, fault := range useFaults {
-		if errors.Is(err, fault) {
-			return forwardedAnswer{Fault: name, Device: r.node.device.serial()}, nil
-		}
 	}
 	return forwardedAnswer{Output: used.Output, Age: used.Age.Milliseconds()}, err
 }
@@ -160,7 +204,7 @@ func (r *keyRoom) answerRandom(ctx context.Context, caller Caller, count int) (a
 	}
 	view, _, err := r.fresh(ctx)
 	if err == nil {
-		err = authorise(view, caller, fsm.Random, "")
+		err = r.node.authorise(view, caller, fsm.Random, "")
 	}
 	if err == nil {
 		answer.Output, err = r.randomHere(ctx, count)

@@ -16,11 +16,11 @@ func (n *Node) health() api.Health {
 	case err == nil:
 		h.Ready = true
 	case errors.Is(err, ErrStale):
-		h.Missing = err.Error()
+		h.Missing = api.Plain(err.Error())
 	case errors.Is(err, ErrSealed):
-		h.State, h.Missing = api.StateSealed, err.Error()
+		h.State, h.Missing = api.StateSealed, api.Plain(err.Error())
 	default:
-		h.State, h.Missing = api.StateUnready, err.Error()
+		h.State, h.Missing = api.StateUnready, api.Plain(err.Error())
 	}
 	return h
 }
@@ -35,7 +35,7 @@ func (n *Node) standing(view *fsm.View) error {
 	}
 	m := n.cluster.Load()
 	if m == nil {
-		return ErrNoCluster
+		return n.outside()
 	}
 	if err := m.log.Err(); err != nil {
 		return err
@@ -43,13 +43,19 @@ func (n *Node) standing(view *fsm.View) error {
 	if err := n.diskTrouble(); err != nil {
 		return err
 	}
+	cluster, ok := view.Cluster()
+	switch {
+	case !ok && n.hasQuorum():
+		return errCatchingUp
+	case !ok:
+		return errNothingYet
+	}
 	if _, ok := view.Proven(); !ok {
 		return ErrNoDKEK
 	}
 	if err := n.deviceStanding(view); err != nil {
 		return err
 	}
-	cluster, _ := view.Cluster()
 	if age, ok := n.stateAge(); !ok || age > cluster.Policy.StaleTime() && age > quorumSilence {
 		return ErrStale
 	}

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/keycustodian/keycustodian/fsm"
@@ -39,15 +38,15 @@ type face struct {
 	metrics *metrics
 	words   words
 	counts  keyCounter
-	// stranger is held while the newest state is asked for somebody unknown.
-	stranger sync.Mutex
+	// stranger is taken while the newest state is asked for somebody unknown.
+	stranger chan struct{}
 	closing  chan struct{} // closed when the node ends: nobody waits any longer
 	socket   *http.Server  // nil: none
 	port     *http.Server  // nil: sealed
 }
 
 func newFace(n *Node) *face {
-	f := &face{node: n, routes: map[string]endpoint{}, closing: make(chan struct{})}
+	f := &face{node: n, routes: map[string]endpoint{}, stranger: make(chan struct{}, 1), closing: make(chan struct{})}
 	f.metrics = newMetrics(n)
 	serve := endpoints()
 	for _, route := range api.Routes() {
@@ -104,8 +103,8 @@ func (f *face) close() {
 // endpoint answer, write that.
 func (f *face) answer(w http.ResponseWriter, r *http.Request, who func(*http.Request, *fsm.View) visitor) {
 	started := time.Now()
-	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
-	defer cancel()
+	ctx := newRequestContext(r.Context(), started.Add(requestTimeout))
+	defer ctx.close()
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
 	e, err := f.find(r)
@@ -116,10 +115,10 @@ func (f *face) answer(w http.ResponseWriter, r *http.Request, who func(*http.Req
 	a := &asked{face: f, node: f.node, route: e.route, http: r, view: f.node.view()}
 	a.visitor = who(r, a.view)
 	var reply any
-	if err = a.admit(ctx, who); err == nil {
-		if err = a.requestID(); err == nil {
-			reply, err = e.serve(ctx, w, a)
-		}
+	if err = a.admit(ctx, who); err != nil {
+		a.noteRefusal(ctx, err)
+	} else if err = a.requestID(); err == nil {
+		reply, err = e.serve(ctx, w, a)
 	}
 	code := ""
 	if err != nil {

@@ -42,10 +42,16 @@ func TestAsideIsDecidedByAnOperator(t *testing.T) {
 			t.Fatalf("aside: %+v", aside())
 		}
 
-		wantCode(t, b.post(c.Leader(), "/v1/device/aside", api.AsideRequest{Node: m.Name, Slot: 7, Action: "delete"}), api.CodeNotFound)
-		wantCode(t, b.post(c.Leader(), "/v1/device/aside", api.AsideRequest{Node: m.Name, Slot: 100000, Action: "adopt"}), api.CodeBadRequest)
-		read[api.Ack](t, b.post(c.Leader(), "/v1/device/aside", api.AsideRequest{Node: m.Name, Slot: 100000, Action: "adopt", Name: "found"}))
-		read[api.Ack](t, b.post(c.Leader(), "/v1/device/aside", api.AsideRequest{Node: m.Name, Slot: 100001, Action: "delete"}))
+		decide := func(act fsm.DeviceAct, slot uint32, name string) reply {
+			s := wordAbout(t, m, act)
+			s.Slot, s.Name = slot, name
+			return b.post(c.Leader(), "/v1/device/aside", api.AsideRequest{Node: m.Name, OperatorWord: signWord(t, c.Operators[0], s)})
+		}
+		wantCode(t, decide(fsm.ActDelete, 7, ""), api.CodeNotFound)
+		wantCode(t, decide(fsm.ActAdopt, 100000, ""), api.CodeBadRequest)
+		read[api.Ack](t, decide(fsm.ActAdopt, 100000, "found"))
+		read[api.Ack](t, decide(fsm.ActAdopt, 100000, "found")) // the answer was lost
+		read[api.Ack](t, decide(fsm.ActDelete, 100001, ""))
 		if left := aside(); len(left) != 0 {
 			t.Errorf("still aside: %+v", left)
 		}
@@ -72,22 +78,19 @@ func TestWipeLosesNoKey(t *testing.T) {
 		c := nodetest.Start(t, 3)
 		b, m := browse(t, c, c.Operators[0].Key), c.Members[2]
 		read[api.Key](t, b.post(m, "/v1/keys", api.KeyCreateRequest{Name: "kept", Type: "ecdsa-p256"}))
-		info, err := m.Node.Device(t.Context())
-		if err != nil {
-			t.Fatal(err)
+		wipe := func() reply {
+			return b.post(c.Members[0], "/v1/device/wipe", wipeRequest(t, c.Operators[0], m))
 		}
-		serial := info.Info.Serial
-		wantCode(t, b.post(c.Members[0], "/v1/device/wipe", api.WipeRequest{Node: m.Name, Serial: "another"}), api.CodeConflict)
 		if _, err := m.Device.Generate(t.Context(), 100000, hsm.Ed25519, hsm.Attributes{Label: "only here"}); err != nil {
 			t.Fatal(err)
 		}
-		if r := b.post(c.Members[0], "/v1/device/wipe", api.WipeRequest{Node: m.Name, Serial: serial}); r.status == 200 {
+		if r := wipe(); r.status == 200 {
 			t.Fatal("a device with a key that is nowhere else was wiped")
 		}
 		if err := m.Device.Delete(t.Context(), 100000); err != nil {
 			t.Fatal(err)
 		}
-		read[api.Ack](t, b.post(c.Members[0], "/v1/device/wipe", api.WipeRequest{Node: m.Name, Serial: serial}))
+		read[api.Ack](t, wipe())
 		c.Eventually("it waits for a provision", func() bool {
 			list := read[api.Devices](t, b.get(c.Leader(), "/v1/devices"))
 			for _, d := range list.Devices {

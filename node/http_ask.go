@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"reflect"
 	"time"
 
 	"github.com/keycustodian/keycustodian/fsm"
@@ -96,13 +98,9 @@ func (a *asked) read(w http.ResponseWriter, q any) error {
 	if err := a.wantType(api.TypeJSON); err != nil {
 		return err
 	}
-	body := json.NewDecoder(http.MaxBytesReader(w, a.http.Body, api.MaxBody))
-	body.DisallowUnknownFields()
-	err := body.Decode(q)
+	content, err := io.ReadAll(http.MaxBytesReader(w, a.http.Body, api.MaxBody))
 	if err == nil {
-		if _, end := body.Token(); end != io.EOF {
-			err = errors.New("something follows the body")
-		}
+		err = decodeBody(content, q)
 	}
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
@@ -112,6 +110,18 @@ func (a *asked) read(w http.ResponseWriter, q any) error {
 		return malformed("the body is not what %s takes: %v", a.route.Path, err)
 	}
 	return nil
+}
+
+func decodeBody(content []byte, q any) error {
+	body := json.NewDecoder(bytes.NewReader(content))
+	body.DisallowUnknownFields()
+	if err := body.Decode(q); err != nil {
+		return err
+	}
+	if _, end := body.Token(); end != io.EOF {
+		return errors.New("something follows the body")
+	}
+	return namedOnce(content, reflect.TypeOf(q))
 }
 
 // wantType keeps a page in somebody's browser from sending forms here under
@@ -146,7 +156,7 @@ func (a *asked) requestID() error {
 // answer comes from what this node has, and says how old that is.
 func (a *asked) look(ctx context.Context) error {
 	if a.node.cluster.Load() == nil {
-		return ErrNoCluster
+		return a.node.outside()
 	}
 	a.view = a.node.view()
 	if !a.node.hasQuorum() {

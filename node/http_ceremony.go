@@ -232,11 +232,7 @@ func progressOf(view *fsm.View, c *fsm.Ceremony, open *fsm.Open) *api.Progress {
 		case len(s.Acked) < len(s.Plan.Holders):
 			return &api.Progress{Step: "storing shares", Done: len(s.Acked), Total: len(s.Plan.Holders)}
 		}
-		total := len(open.Recipients)
-		if c.Kind == fsm.CeremonyReshare {
-			total = len(s.Plan.Holders) - s.Plan.Threshold + 1
-		}
-		return &api.Progress{Step: "proving in devices", Done: len(c.Reports), Total: total}
+		return &api.Progress{Step: "proving in devices", Done: len(c.Reports), Total: len(open.Recipients)}
 	}
 	source, ok := view.Sharing(open.Source.Epoch, open.Source.Attempt)
 	if !ok {

@@ -11,6 +11,7 @@ import (
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/internal/secret"
 	"github.com/keycustodian/keycustodian/node/api"
+	"github.com/keycustodian/keycustodian/transport"
 )
 
 const (
@@ -26,6 +27,8 @@ func clusterEndpoints() map[string]endpoint {
 		api.ClusterStatus: look(func(ctx context.Context, a *asked) (api.Status, error) { return a.face.status(ctx), nil }),
 		api.ClusterInit:   ask(initCluster),
 		api.ClusterJoin:   ask(joinCluster),
+		api.ClusterRotate: ask(rotateNodeKey),
+		api.ClusterBackup: text(giveBackup),
 		api.MemberList:    look(showMembers),
 		api.MemberRemove:  ask(removeMember),
 		api.MemberLeave:   ask(leaveCluster),
@@ -79,11 +82,18 @@ func joinCluster(ctx context.Context, a *asked, q *api.JoinRequest) (api.JoinRes
 		return api.JoinResponse{}, malformed("%v", err)
 	}
 	defer clear(token.Secret[:])
-	if err := a.node.Join(ctx, token); err != nil && !(errors.Is(err, ErrHasCluster) && a.node.Cluster() == token.Cluster) {
+	err = a.node.Join(ctx, token)
+	before := errors.Is(err, ErrHasCluster) && a.node.Cluster() == token.Cluster
+	var other *transport.FingerprintError
+	if errors.As(err, &other) {
+		return api.JoinResponse{}, &api.Error{Code: api.CodeExpired, Message: "the token is stale: " + err.Error(),
+			Hint: "the member's key was rotated after the token was made, or another node has its address: make another with nodectl cluster token"}
+	}
+	if err != nil && !before {
 		return api.JoinResponse{}, err
 	}
 	a.catchUp(ctx)
-	answer := api.JoinResponse{Cluster: a.face.cluster(a.view), Node: a.node.id.String()}
+	answer := api.JoinResponse{Cluster: a.face.cluster(a.view), Node: a.node.id.String(), Before: before}
 	answer.Cluster.ID = a.node.Cluster().String()
 	return answer, nil
 }
@@ -128,15 +138,35 @@ func removeMember(ctx context.Context, a *asked, q *api.MemberRemoveRequest) (ap
 	if err != nil {
 		return api.Ack{}, err
 	}
+	if err := a.face.canSpare(ctx, a.view, m.ID); err != nil {
+		return api.Ack{}, err
+	}
 	if _, err := a.change(ctx, &fsm.MemberRemove{Node: m.ID, Reason: "removed by " + a.visitor.name}); err != nil {
 		return api.Ack{}, err
 	}
 	return api.Ack{Index: a.view.Index()}, nil
 }
 
+func rotateNodeKey(ctx context.Context, a *asked, q *api.RotateNodeKeyRequest) (api.RotateNodeKeyResponse, error) {
+	if q.Node != "" && q.Node != a.node.config.Name && q.Node != a.node.id.String() {
+		return api.RotateNodeKeyResponse{}, malformed("this is node %s (%s), not %.64s: nothing was changed", a.node.config.Name, a.node.id, q.Node)
+	}
+	f, err := a.node.RotateNodeKey(ctx)
+	if err != nil {
+		return api.RotateNodeKeyResponse{}, err
+	}
+	return api.RotateNodeKeyResponse{Fingerprint: f.String()}, nil
+}
+
 func leaveCluster(ctx context.Context, a *asked, q *api.MemberLeaveRequest) (api.Ack, error) {
 	if q.Node != a.node.id.String() {
 		return api.Ack{}, malformed("this is node %s, not %.64s: nothing was changed", a.node.id, q.Node)
+	}
+	if err := a.look(ctx); err != nil {
+		return api.Ack{}, err
+	}
+	if err := a.face.canSpare(ctx, a.view, a.node.id); err != nil {
+		return api.Ack{}, err
 	}
 	if _, err := a.change(ctx, &fsm.MemberRemove{Node: a.node.id, Reason: "left at the word of " + a.visitor.name}); err != nil {
 		return api.Ack{}, err
@@ -181,7 +211,7 @@ func createToken(ctx context.Context, a *asked, q *api.TokenCreateRequest) (api.
 	// request would be another command.
 	token, ok := a.view.Token(fingerprint)
 	if !ok || token.Name != q.Name {
-		body := &fsm.TokenCreate{Fingerprint: fingerprint, Name: q.Name, Expires: a.node.now().Add(wait).UnixMilli()}
+		body := &fsm.TokenCreate{Fingerprint: fingerprint, Name: q.Name, Expires: a.node.expiryOf(a.view, wait, fsm.MaxTokenTime)}
 		if _, err := a.change(ctx, body); err != nil {
 			return api.Token{}, err
 		}
@@ -222,20 +252,25 @@ func enterSeal(ctx context.Context, a *asked, secrets []*secret.Bytes) (api.Heal
 		return api.Health{}, malformed("%v", err)
 	}
 	defer seal.Wipe()
+	if held := a.node.seal.Load(); a.node.Sealed() == nil && held != nil && !held.Equal(seal) {
+		return api.Health{}, &api.Error{Code: api.CodeWrongState, Message: "the node is not sealed, and runs under another seal secret than this one: nothing was changed",
+			Hint: "to seal it under a new one: nodectl device reseal"}
+	}
 	if err := a.node.Unseal(ctx, seal); err != nil {
 		return api.Health{}, err
 	}
 	return a.node.health(), nil
 }
 
-// memberCalled finds a member by name, ID or unique prefix of either.
+// memberCalled finds a member by name, ID or unique prefix of either, of an ID not
+// too short a one.
 func memberCalled(view *fsm.View, text string) (*fsm.Member, error) {
 	var found []*fsm.Member
 	for m := range view.Members() {
 		if m.Name == text || m.ID.String() == text {
 			return m, nil
 		}
-		if text != "" && (strings.HasPrefix(m.Name, text) || strings.HasPrefix(m.ID.String(), text)) {
+		if text != "" && (strings.HasPrefix(m.Name, text) || len(text) >= api.ShortestID && strings.HasPrefix(m.ID.String(), text)) {
 			found = append(found, m)
 		}
 	}

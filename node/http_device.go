@@ -2,11 +2,11 @@ package node
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"syscall"
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
-	"github.com/keycustodian/keycustodian/hsm"
 	"github.com/keycustodian/keycustodian/internal/secret"
 	"github.com/keycustodian/keycustodian/node/api"
 )
@@ -47,7 +47,22 @@ func changePIN(ctx context.Context, a *asked, secrets []*secret.Bytes) (api.Ack,
 }
 
 func unblockPIN(ctx context.Context, a *asked, secrets []*secret.Bytes) (api.Ack, error) {
-	return api.Ack{}, a.node.UnblockPIN(ctx, secrets[0], secrets[1])
+	given := func(s *secret.Bytes) *secret.Bytes { // an empty one is the node's own
+		if s.Len() == 0 {
+			return nil
+		}
+		return s
+	}
+	err := a.node.UnblockPIN(ctx, given(secrets[0]), given(secrets[1]))
+	if d := a.node.device; d != nil && d.token.PINDerived && isPINTrouble(err) {
+		said := a.face.explain(err)
+		said.Hint = "nodectl device pin unblock, without a source: the node knows its device's SO-PIN"
+		if secrets[0].Len() == 0 {
+			said.Hint = "the device has other PINs than those of its seal secret: stop the node, delete the device's file, start it, then nodectl device replace: the keys come back from the cluster"
+		}
+		return api.Ack{}, said
+	}
+	return api.Ack{}, err
 }
 
 func resealNode(ctx context.Context, a *asked, secrets []*secret.Bytes) (api.Ack, error) {
@@ -67,6 +82,7 @@ func listDevices(ctx context.Context, a *asked) (api.Devices, error) {
 	if err := a.look(ctx); err != nil {
 		return api.Devices{}, err
 	}
+	a.face.askMembers(ctx, a.view)
 	return api.Devices{Devices: a.face.devices(a.view, newTimes(a.view))}, nil
 }
 
@@ -77,7 +93,22 @@ func onMember[Q, A any](ctx context.Context, a *asked, id dkek.NodeID, method st
 	}
 	var answer A
 	err := a.node.call(ctx, id, method, q, &answer)
+	var far *peerError
+	var refused *fsm.Error
+	if err != nil && ctx.Err() == nil && !errors.As(err, &far) && !errors.As(err, &refused) {
+		return answer, unanswered(memberName(a.view, id), method, err)
+	}
 	return answer, err
+}
+
+// unanswered says which member it was that gave no answer. What it was to do it
+// has not done where it was not even reached.
+func unanswered(name, method string, err error) error {
+	said := &api.Error{Code: api.CodeUnavailable, Node: name, Message: "does not answer: " + err.Error(), Hint: "start it, or see why it cannot be reached: systemctl status keycustodian on its machine"}
+	if method == methodAct && !errors.Is(err, syscall.ECONNREFUSED) {
+		said.Code, said.Hint = api.CodeTimeout, "nobody knows whether it was done: look with nodectl device info --node "+name
+	}
+	return said
 }
 
 func deviceInfo(ctx context.Context, a *asked, q *api.DeviceQuery) (api.DeviceDetails, error) {
@@ -117,20 +148,15 @@ func (n *Node) deviceDetails(ctx context.Context, _ struct{}) (api.DeviceDetails
 		UserTries: status.Tries.User, SOTries: status.Tries.SO,
 	}
 	d.ReportedAt = status.Looked.UTC()
+	d.Restored = (*api.Restored)(n.word().Restored)
 	for _, o := range status.Objects.Aside {
 		d.Aside = append(d.Aside, api.AsideObject{Slot: uint32(o.Slot), Type: string(o.Type), Label: o.Label, Incarnation: o.Incarnation, Why: o.Why})
 	}
 	return d, nil
 }
 
-const methodWipe = "node.wipe"
-
-// wipeRequest asks a member to erase its own device, at an operator's word.
-type wipeRequest struct {
-	Serial   string           `cbor:"1,keyasint"`
-	Operator dkek.Fingerprint `cbor:"2,keyasint"` // the member that asks vouches for it
-}
-
+// wipe erases a member's device. The socket is of this machine's administrator,
+// who could take the device out as well: it needs no signature for this node's own.
 func wipe(ctx context.Context, a *asked, q *api.WipeRequest) (api.Ack, error) {
 	if err := a.look(ctx); err != nil {
 		return api.Ack{}, err
@@ -139,39 +165,11 @@ func wipe(ctx context.Context, a *asked, q *api.WipeRequest) (api.Ack, error) {
 	if err != nil {
 		return api.Ack{}, err
 	}
-	if a.visitor.role == api.Socket && m.ID != a.node.id {
+	switch {
+	case a.visitor.role != api.Socket:
+		return atDevice(ctx, a, m.ID, q.OperatorWord)
+	case m.ID != a.node.id:
 		return api.Ack{}, &api.Error{Code: api.CodeForbidden, Message: "the socket wipes this node's own device only", Hint: "ask as an operator"}
 	}
-	here := func(ctx context.Context, q wipeRequest) (api.Ack, error) {
-		return api.Ack{}, a.node.wipeDevice(ctx, q.Serial)
-	}
-	return onMember(ctx, a, m.ID, methodWipe, wipeRequest{q.Serial, a.visitor.fingerprint}, here)
-}
-
-// wipeForMember answers a member that an operator has asked.
-func (n *Node) wipeForMember(ctx context.Context, q wipeRequest) (api.Ack, error) {
-	if _, ok := n.view().Operator(q.Operator); !ok {
-		return api.Ack{}, fmt.Errorf("%w: a device is wiped at an operator's word", ErrForbidden)
-	}
-	return api.Ack{}, n.wipeDevice(ctx, q.Serial)
-}
-
-// wipeDevice erases this node's device, unless a key would be lost by it. It then
-// waits for a provision.
-func (n *Node) wipeDevice(ctx context.Context, serial string) error {
-	info, err := n.config.Device.Info(ctx)
-	if err != nil {
-		return err
-	}
-	if info.Serial != serial {
-		return &fsm.Error{Code: fsm.Conflict, Message: fmt.Sprintf("the device here has serial %.64s, not %.64s: nothing was erased", info.Serial, serial)}
-	}
-	if info.State == hsm.Blank {
-		return nil
-	}
-	if err := n.mayInitialise(ctx); err != nil {
-		return err
-	}
-	n.logger.Warn("the device is wiped", "serial", serial)
-	return n.device.initialise(ctx, clip("keycustodian "+n.config.Name, 32), 1)
+	return api.Ack{}, a.node.wipeDevice(ctx, q.Serial)
 }

@@ -29,25 +29,34 @@ type meaning struct {
 func meanings() []meaning {
 	return []meaning{
 		{ErrOutcomeUnknown, api.CodeTimeout, "repeat it with the same " + api.HeaderRequest + ": it is done once, whatever became of this one"},
+		{errStarting, api.CodeSealed, "try again in a moment"},
 		{ErrSealed, api.CodeSealed, "on that node: nodectl device enter seal (or pin), then try again"},
 		{ErrNoCluster, api.CodeWrongState, "nodectl cluster init or cluster join, over the node's socket"},
 		{ErrHasCluster, api.CodeExists, "a node joins another cluster only with an empty data folder"},
 		{ErrInitialised, api.CodeExists, "a node joins another cluster only with an empty data folder"},
 		{ErrStale, api.CodeStale, "bring the other nodes back, then try again"},
 		{ErrNoDKEK, api.CodeNoDKEK, "deal the DKEK first: nodectl dkek create"},
+		{ErrDeviceBlank, api.CodeNoDKEK, "the device waits for the DKEK: nodectl device replace"},
 		{ErrNotHere, api.CodeUnavailable, "see nodectl cluster status: the nodes whose devices hold the key do not answer"},
 		{ErrForbidden, api.CodeForbidden, "ask an operator for the right, or use an operator's key"},
 		{ErrRemoved, api.CodeUnavailable, "ask another node"},
 		{ErrClosed, api.CodeUnavailable, "ask another node"},
 		{ErrNoLeader, api.CodeNoQuorum, "too few nodes answer for a change: bring them back, then try again"},
-		{ErrDisk, api.CodeUnavailable, "make room on that node's disk, or ask another node: it goes on by itself"},
+		{ErrDisk, api.CodeNoQuorum, "make room on that node's disk, or ask another node: it goes on by itself, and nothing was changed"},
+		{errSlots, api.CodeNoQuorum, "make room on that node's disk, or ask another node: it goes on by itself, and nothing was changed"},
+		{errNotLeading, api.CodeNoQuorum, "another node has begun to lead: try again"},
 		{ErrNotAppended, api.CodeNoQuorum, "nothing was changed: try again"},
 		{ErrTooLarge, api.CodeTooLarge, "send less at once"},
+		{ErrPINRejected, api.CodeWrongPIN, "enter another PIN, or set a new one by the SO-PIN, on that node: nodectl device pin unblock"},
+		{ErrLastTry, api.CodePINBlocked, "on that node: nodectl device pin unblock"},
+		{ErrPINDerived, api.CodeNotAllowed, "put the PIN into a file, name that in the device's URI (pin-source=file:PATH), start again, then nodectl device pin unblock; as it is, pin unblock without a source gives the device the PIN that follows"},
+		{errNoSOPIN, api.CodeWrongState, "on that node: nodectl device enter so-pin, then try again"},
+		{ErrNoPIN, api.CodeSealed, "on that node: nodectl device enter pin, then try again"},
 		{hsm.ErrPINBlocked, api.CodePINBlocked, "on that node: nodectl device pin unblock"},
 		{hsm.ErrDecryption, api.CodeDecryption, "the ciphertext was changed, or belongs to another key, version (NAME@2) or additional data"},
 		{hsm.ErrUnsupported, api.CodeUnsupported, "see what the devices can do: nodectl device list"},
 		{hsm.ErrBadInput, api.CodeBadRequest, ""},
-		{hsm.ErrTooLarge, api.CodeTooLarge, "encrypt a random data key with the custodians and the document with that"},
+		{hsm.ErrTooLarge, api.CodeTooLarge, "sign or take the MAC of its hash; or encrypt a random data key with the custodians, and the document with that"},
 		{hsm.ErrBadPINFormat, api.CodeBadRequest, ""},
 		{hsm.ErrSharesMissing, api.CodeNoDKEK, "the device waits for the DKEK: nodectl device replace"},
 		{hsm.ErrNotInitialised, api.CodeNoDKEK, "the device waits for the DKEK: nodectl device replace"},
@@ -71,7 +80,7 @@ func (f *face) explain(err error) *api.Error {
 		said = &copied
 	case errors.As(err, &refused) && !errors.Is(err, ErrOutcomeUnknown):
 		said.Code, said.Message, said.Hint = api.Code(refused.Code), refused.Message, ""
-	case errors.As(err, &far) && far.base == nil && api.Code(far.code).Known():
+	case errors.As(err, &far) && far.base == nil && api.Code(far.code).Known() && !errors.Is(err, ErrNotHere): // which has several
 		said.Code, said.Message, said.Hint = api.Code(far.code), far.text, ""
 	case errors.As(err, &over):
 		said.Code, said.Message, said.Hint = api.CodeWrongState, over.detail, ""
@@ -94,6 +103,7 @@ func (f *face) explain(err error) *api.Error {
 	if said.Node == "" {
 		said.Node = f.node.config.Name
 	}
+	said.Message = api.Plain(said.Message)
 	return said
 }
 

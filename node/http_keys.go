@@ -123,14 +123,16 @@ func (a *asked) versionToWire(v VersionInfo) api.KeyVersion {
 	for _, id := range v.HeldBy {
 		wire.HeldBy = append(wire.HeldBy, memberName(a.view, id))
 	}
+	for _, id := range v.Awaiting {
+		wire.Awaiting = append(wire.Awaiting, memberName(a.view, id))
+	}
 	for _, id := range v.Except {
 		wire.Except = append(wire.Except, memberName(a.view, id))
 	}
 	return wire
 }
 
-// versionState: a version whose blob is gone is destroyed to the world, while
-// Except names the devices that have yet to say so.
+// versionState is a state under the API's name for it.
 func versionState(s fsm.VersionState) string {
 	switch s {
 	case fsm.Enabled:
@@ -139,8 +141,12 @@ func versionState(s fsm.VersionState) string {
 		return api.VersionDisabled
 	case fsm.Pending:
 		return api.VersionPending
+	case fsm.Destroyed:
+		return api.VersionDestroyed
+	case fsm.DestroyedExcept:
+		return api.VersionDestroyedExcept
 	}
-	return api.VersionDestroyed
+	return api.VersionDestroying // which claims the least
 }
 
 // key finds the key that a reference names, which the visitor may see, and its
@@ -174,7 +180,8 @@ func publicKey(ctx context.Context, a *asked, q *api.KeyQuery) (api.PublicKey, e
 		return api.PublicKey{}, err
 	}
 	if key.Type.Symmetric() {
-		return api.PublicKey{}, &api.Error{Code: api.CodeNotAllowed, Message: fmt.Sprintf("key %s is of type %s: it has no public half", key.Name, key.Type)}
+		return api.PublicKey{}, &api.Error{Code: api.CodeNotAllowed, Message: fmt.Sprintf("key %s is of type %s: it has no public half", key.Name, key.Type),
+			Hint: "only an RSA, EC or Ed25519 key has one; an AES key is used with encrypt, decrypt and mac"}
 	}
 	return api.PublicKey{Key: key.Name, Version: uint32(version.N), Type: string(key.Type), Public: version.Material.Public}, nil
 }

@@ -164,11 +164,10 @@ func openGovern(ctx context.Context, a *asked, q *api.GovernRequest) (api.Ceremo
 	if q.Approvals != 0 {
 		proposal.Approvals = q.Approvals
 	}
-	switch {
-	case q.Threshold > 0:
-		proposal.Policy.Threshold = q.Threshold
-	case q.Threshold < 0:
-		proposal.Policy.Threshold = 0
+	if q.Policy != nil {
+		if proposal.Policy, err = policyFromWire(*q.Policy); err != nil {
+			return api.Ceremony{}, err
+		}
 	}
 	for _, text := range q.Remove {
 		f, err := parseFingerprint(text)

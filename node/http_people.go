@@ -14,6 +14,7 @@ func peopleEndpoints() map[string]endpoint {
 	return map[string]endpoint{
 		api.OperatorList:  look(func(_ context.Context, a *asked) (api.OperatorSet, error) { return a.pinned(), nil }),
 		api.OperatorChain: ask(governChain),
+		api.PolicyShow:    look(func(_ context.Context, a *asked) (api.Policy, error) { return a.policy() }),
 		api.ClientList:    look(listClients),
 		api.ClientAdd:     ask(addClient),
 		api.ClientRemove:  ask(removeClient),

@@ -219,6 +219,9 @@ func TestBadRequestsAreRefused(t *testing.T) {
 		good := fmt.Sprintf(`{"fingerprint":%q}`, strings.Repeat("ab", 32))
 		for what, r := range map[string]reply{
 			"unknown field":       token(`{"fingerprint":"ab","surprise":1}`),
+			"a field twice":       token(good[:len(good)-1] + "," + good[1:]),
+			"in another case":     token(good[:len(good)-1] + `,"FingerPrint":"ab"}`),
+			"a label twice":       b.send(m, "POST", "/v1/keys", newRequest(), []byte(`{"name":"k","type":"ed25519","labels":{"a":"1","a":"2"}}`)),
 			"two bodies":          token(good + good),
 			"no JSON":             token(`fingerprint=ab`),
 			"empty":               token(``),
@@ -347,6 +350,19 @@ func TestAClusterOverHTTP(t *testing.T) {
 				t.Errorf("the signature of %q does not verify", message)
 			}
 		}
+		var many [][]byte
+		for i := range api.MaxInputs {
+			many = append(many, fmt.Append(nil, i))
+		}
+		signed = read[api.SignResponse](t, b.post(m, "/v1/key/sign", api.SignRequest{Key: "db/tables", Inputs: many}))
+		for i, signature := range signed.Signatures {
+			if !ed25519.Verify(parsed.(ed25519.PublicKey), many[i], signature) {
+				t.Fatalf("of %d signatures number %d is not its input's", len(many), i)
+			}
+		}
+		wantCode(t, b.post(m, "/v1/key/sign", api.SignRequest{Key: "db/tables", Inputs: append(many, nil)}), api.CodeBadRequest)
+		many[700] = make([]byte, api.MaxMessage+1)
+		wantCode(t, b.post(m, "/v1/key/sign", api.SignRequest{Key: "db/tables", Inputs: many}), api.CodeTooLarge)
 		user := addClient(t, c, b, api.User)
 		other := read[api.Key](t, b.post(m, "/v1/keys", api.KeyCreateRequest{Name: "web/cookies", Type: "aes-256"}))
 		c.Eventually("the user is known", func() bool { return user.get(m, "/v1/whoami").status == http.StatusOK })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"fmt"
 	"time"
 
 	"github.com/keycustodian/keycustodian/fsm"
@@ -26,64 +27,51 @@ func useEndpoints() map[string]endpoint {
 // use does one operation and takes note of how old the state was that allowed
 // it.
 func (a *asked) use(ctx context.Context, use KeyUse) (KeyUsed, error) {
-	for _, part := range [][]byte{use.Input, use.Additional} {
-		if len(part) > api.MaxMessage {
-			return KeyUsed{}, &api.Error{Code: api.CodeTooLarge, Message: "the input is longer than 256 KiB",
-				Hint: "sign its digest, or encrypt a random data key with the custodians and the document with that"}
-		}
-	}
-	used, err := a.node.UseKey(ctx, a.caller(), use)
-	if err == nil && used.Node != a.node.id {
-		a.age = max(a.age, used.Age)
+	used, err := a.useOne(ctx, use)
+	if err == nil {
+		a.tookAge(used)
 	}
 	return used, err
 }
 
-// hashNamed is a hash by its name in requests; none for the empty name.
-func hashNamed(name string) (crypto.Hash, error) {
-	switch name {
-	case "":
-		return 0, nil
-	case api.SHA256:
-		return crypto.SHA256, nil
-	case api.SHA384:
-		return crypto.SHA384, nil
-	case api.SHA512:
-		return crypto.SHA512, nil
-	case api.SHA1:
-		return crypto.SHA1, nil
-	case api.MD5:
-		return crypto.MD5, nil
+// useOne is safe for concurrent use.
+func (a *asked) useOne(ctx context.Context, use KeyUse) (KeyUsed, error) {
+	if limit := inputLimit(use.Verb); len(use.Input) > limit || len(use.Additional) > api.MaxMessage {
+		return KeyUsed{}, &api.Error{Code: api.CodeTooLarge,
+			Message: fmt.Sprintf("the input is longer than %d bytes, or the additional data than %d", limit, api.MaxMessage),
+			Hint:    "sign its digest, or encrypt a random data key with the custodians and the document with that"}
 	}
-	return 0, malformed("unknown hash %.40q: one of sha256, sha384, sha512, and for legacy keys sha1, md5", name)
+	return a.node.UseKey(ctx, a.caller(), use)
 }
 
-func signWith(ctx context.Context, a *asked, q *api.SignRequest) (api.SignResponse, error) {
-	hash, err := hashNamed(q.Hash)
+// tookAge takes note of a use that another node's state allowed.
+func (a *asked) tookAge(used KeyUsed) {
+	if used.Node != a.node.id {
+		a.age = max(a.age, used.Age)
+	}
+}
+
+// noteRefusal logs that somebody may not use keys at all. Which key was meant, and
+// with what, is not read any more.
+func (a *asked) noteRefusal(ctx context.Context, err error) {
+	verbs, unknown := fsm.ParseVerbs([]string{string(a.route.Verb)})
+	if unknown != nil || verbs&(fsm.KeyVerbs|fsm.Random) == 0 || a.node.Sealed() != nil || a.node.keys.ready() != nil {
+		return
+	}
+	caller := a.caller()
+	if a.visitor.role == api.Anyone {
+		caller.Kind = 0 // somebody who is nobody here
+	}
+	a.node.keys.uses.note(ctx, caller, nil, "", 0, verbs, err)
+}
+
+// hashNamed is a hash by its name in requests; none for the empty name.
+func hashNamed(name string) (crypto.Hash, error) {
+	hash, err := api.HashNamed(name)
 	if err != nil {
-		return api.SignResponse{}, err
+		return 0, malformed("%v", err)
 	}
-	if len(q.Inputs) == 0 || len(q.Inputs) > api.MaxInputs {
-		return api.SignResponse{}, malformed("%d inputs: want 1 to %d", len(q.Inputs), api.MaxInputs)
-	}
-	name, version, err := splitVersion(q.Key)
-	if err != nil {
-		return api.SignResponse{}, err
-	}
-	answer := api.SignResponse{Key: name, Version: uint32(version), Signatures: [][]byte{}}
-	for _, input := range q.Inputs {
-		ref := q.Key
-		if answer.Version != 0 { // all of one request by one version, whatever is rotated meanwhile
-			ref = versionRef(name, answer.Version)
-		}
-		used, err := a.use(ctx, KeyUse{Key: ref, Verb: fsm.Sign, Input: input, Hash: hash, Scheme: hsm.Scheme(q.Scheme)})
-		if err != nil {
-			return api.SignResponse{}, err
-		}
-		answer.Version = uint32(used.Version)
-		answer.Signatures = append(answer.Signatures, used.Output)
-	}
-	return answer, nil
+	return hash, nil
 }
 
 func verifyWith(ctx context.Context, a *asked, q *api.VerifyRequest) (api.VerifyResponse, error) {

@@ -70,22 +70,33 @@ func (a *asked) admit(ctx context.Context, who func(*http.Request, *fsm.View) vi
 		return &api.Error{Code: api.CodeUnauthenticated, Message: "this wants a client key", Hint: "show the key of an operator or client in the TLS handshake"}
 	}
 	return &api.Error{Code: api.CodeForbidden, Message: "the key " + a.visitor.fingerprint.String() + " is nobody's here",
-		Hint: "an operator adds it with nodectl client add; a key that was removed does not come back"}
+		Hint: "an operator lets it in: nodectl client add, also again after client remove"}
 }
 
 // lookAgain asks the newest state for a caller whom this node does not know: it
-// may have been started a moment ago and have yet to catch up. One caller at a
-// time: strangers cannot have a node ask its leader all day.
+// may have been started a moment ago and have yet to catch up. One caller at a time,
+// so that strangers cannot have a node ask its leader more than once at a time; the
+// others wait for their turn, and whom an answer has made known goes on at once.
 func (a *asked) lookAgain(ctx context.Context, who func(*http.Request, *fsm.View) visitor) error {
-	if a.node.cluster.Load() == nil || !a.face.stranger.TryLock() {
+	if a.node.cluster.Load() == nil {
+		return a.node.outside()
+	}
+	unknown := fmt.Errorf("%w: this node has yet to catch up, and does not know the key %s", ErrNoLeader, a.visitor.fingerprint)
+	waiting, cancel := context.WithTimeout(ctx, 2*readPatience)
+	defer cancel()
+	if take(waiting, a.face.stranger) != nil {
+		return unknown
+	}
+	defer give(a.face.stranger)
+	if known := who(a.http, a.node.view()); known.role != api.Anyone {
+		a.view, a.visitor = a.node.view(), known
 		return nil
 	}
-	defer a.face.stranger.Unlock()
 	if err := a.look(ctx); err != nil {
 		return err
 	}
 	if a.visitor = who(a.http, a.view); a.visitor.role == api.Anyone && !a.fresh {
-		return fmt.Errorf("%w: this node has yet to catch up, and does not know the key %s", ErrNoLeader, a.visitor.fingerprint)
+		return unknown
 	}
 	return nil
 }

@@ -23,6 +23,21 @@ type word struct {
 	API     string `cbor:"3,keyasint"` // where its API answers
 	Applied uint64 `cbor:"4,keyasint"`
 	Missing string `cbor:"5,keyasint,omitempty"` // of api.Health
+	// Restored is how far its device is with the keys; nil before it is open.
+	Restored *restored `cbor:"6,keyasint,omitempty"`
+	// Stuck: it cannot write its log, and so takes part in no change.
+	Stuck bool `cbor:"7,keyasint,omitempty"`
+	// Clock is what its clock said when it answered, in Unix milliseconds.
+	Clock int64 `cbor:"8,keyasint"`
+	// ReadsTo is the newest command version that it reads.
+	ReadsTo uint64 `cbor:"9,keyasint"`
+}
+
+// restored is api.Restored.
+type restored struct {
+	Total  int `cbor:"1,keyasint"`
+	Done   int `cbor:"2,keyasint"`
+	Failed int `cbor:"3,keyasint"`
 }
 
 // words are what the members said last. They decide nothing: they are shown.
@@ -33,16 +48,18 @@ type words struct {
 
 type heard struct {
 	word  word
-	at    time.Time // of the last try
-	lives bool      // it answered then
+	at    time.Time     // of the last try
+	lives bool          // it answered then
+	ahead time.Duration // its clock, of this node's
 }
 
 // listenToMembers answers what other members ask for their status.
 func (f *face) listenToMembers() {
-	handle(f.node, "node.word", func(context.Context, *fsm.Member, struct{}) (word, error) { return f.node.word(), nil })
+	// Also for one that this node's state has yet to name: a node that cannot catch
+	// up is to be able to say why.
+	handleEarly(f.node, "node.word", func(context.Context, dkek.Fingerprint, struct{}) (word, error) { return f.node.word(), nil })
 	answerMembers(f, methodDevice, f.node.deviceDetails)
-	answerMembers(f, methodAside, f.node.asideForMember)
-	answerMembers(f, methodWipe, f.node.wipeForMember)
+	answerMembers(f, methodAct, f.node.acts.do)
 }
 
 // answerMembers answers what a member was asked over its API and this node has to
@@ -60,9 +77,14 @@ func answerMembers[Q, A any](f *face, method string, answer func(ctx context.Con
 
 func (n *Node) word() word {
 	health := n.health()
-	w := word{State: health.State, Missing: health.Missing, Version: buildVersion(), API: n.apiAddress()}
+	w := word{Stuck: n.diskTrouble() != nil, State: health.State, Missing: health.Missing, Version: buildVersion(), API: n.apiAddress(),
+		Clock: n.now().UnixMilli(), ReadsTo: n.readsTo.Load()}
 	if m := n.cluster.Load(); m != nil {
 		w.Applied = m.log.AppliedIndex()
+	}
+	if n.upkeep != nil {
+		p := n.RestoreProgress()
+		w.Restored = &restored{p.Total, p.Done, p.Failed}
 	}
 	return w
 }
@@ -92,8 +114,9 @@ func (f *face) askMembers(ctx context.Context, view *fsm.View) {
 		if id := m.ID; id != f.node.id && f.words.old(id) {
 			asking.Go(func() {
 				var w word
+				asked, began := f.node.now(), time.Now()
 				err := f.node.call(ctx, id, "node.word", struct{}{}, &w)
-				f.words.note(id, w, err == nil || answered(err))
+				f.words.note(id, w, clockAhead(w.Clock, asked, time.Since(began)), err == nil || answered(err))
 			})
 		}
 	}
@@ -114,7 +137,7 @@ func (w *words) old(id dkek.NodeID) bool {
 	return !ok || time.Since(last.at) > wordFor
 }
 
-func (w *words) note(id dkek.NodeID, said word, lives bool) {
+func (w *words) note(id dkek.NodeID, said word, ahead time.Duration, lives bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.heard == nil {
@@ -123,7 +146,7 @@ func (w *words) note(id dkek.NodeID, said word, lives bool) {
 	last := w.heard[id]
 	last.at, last.lives = time.Now(), lives
 	if lives {
-		last.word = said
+		last.word, last.ahead = said, ahead
 	}
 	w.heard[id] = last
 }
@@ -140,6 +163,25 @@ func (f *face) said(id dkek.NodeID) word {
 		return f.node.word()
 	}
 	return f.words.last(id).word
+}
+
+// takesPart tells whether a member counts where something is committed: it
+// answers, and can write its log.
+func (f *face) takesPart(id dkek.NodeID) bool { return f.reachable(id) && !f.said(id).Stuck }
+
+// canCommit is false where so many voters said that they cannot write that no
+// majority is left, although all may hear each other.
+func (f *face) canCommit(view *fsm.View) bool {
+	voters, stuck := 0, 0
+	for m := range view.Members() {
+		if m.Voter {
+			voters++
+			if f.said(m.ID).Stuck {
+				stuck++
+			}
+		}
+	}
+	return stuck == 0 || voters-stuck > voters/2
 }
 
 // reachable tells whether a member answered when it was last asked, and before

@@ -19,17 +19,20 @@ type joinRequest struct {
 	Cluster dkek.ClusterID `cbor:"1,keyasint"`
 	Member  fsm.NewMember  `cbor:"2,keyasint"`
 	Signed  fsm.Signed     `cbor:"3,keyasint"` // the joiner's fsm.JoinStatement
+	// Govern is the number of the operator set that the token names: earlier
+	// ones are of no use to the joiner, and all together can be too many.
+	Govern uint64 `cbor:"4,keyasint"`
 }
 
 // joinAnswer is what the member answers.
 type joinAnswer struct {
 	Sponsors []sponsor          `cbor:"1,keyasint"`
-	Chain    []fsm.GovernRecord `cbor:"2,keyasint"` // from number 1 to the newest
+	Chain    []fsm.GovernRecord `cbor:"2,keyasint"` // from number Govern to the newest
 }
 
 // Join makes this node a member of the cluster that the token names. It returns
 // when the node is let in as a non-voter; it catches up and becomes a voter in
-// its own time. After an interruption, a node that was let in goes on by itself
+// its own time. A token is for one node. After an interruption, a node that was let in goes on by itself
 // when it is opened again.
 func (n *Node) Join(ctx context.Context, token *api.JoinToken) error {
 	n.mu.Lock()
@@ -53,27 +56,23 @@ func (n *Node) Join(ctx context.Context, token *api.JoinToken) error {
 	if err := n.belongTo(cluster); err != nil {
 		return err
 	}
-	return n.enter(cluster)
+	return n.enter(ctx, cluster)
 }
 
 func (n *Node) askToJoin(ctx context.Context, cluster dkek.ClusterID, token *api.JoinToken) (joinAnswer, error) {
 	member := n.newMember()
-	signed, err := fsm.SignStatement(n.key, fsm.DomainJoin, &fsm.JoinStatement{
+	signed, err := fsm.SignStatement(n.own.Load().signer, fsm.DomainJoin, &fsm.JoinStatement{
 		Cluster: cluster, Token: tokenFingerprint(token), Member: member,
 	})
 	if err != nil {
 		return joinAnswer{}, err
 	}
-	body, err := wireEncoder.Marshal(joinRequest{Cluster: cluster, Member: member, Signed: signed})
-	if err != nil {
-		return joinAnswer{}, err
-	}
-	identity, err := transport.NewIdentity(n.key)
+	body, err := wireEncoder.Marshal(joinRequest{Cluster: cluster, Member: member, Signed: signed, Govern: token.Govern})
 	if err != nil {
 		return joinAnswer{}, err
 	}
 	body, err = transport.Join(ctx, transport.JoinAttempt{
-		Network: n.config.Network, Identity: identity, Secret: token.Secret[:], Body: body,
+		Network: n.config.Network, Identity: n.own.Load().tls, Secret: token.Secret[:], Body: body,
 		Server: transport.Peer{Fingerprint: transport.Fingerprint(token.Fingerprint), Addr: token.Address},
 	})
 	if err != nil {
@@ -130,7 +129,7 @@ func (n *Node) letIn(ctx context.Context, request transport.JoinRequest) (joinAn
 			answer.Sponsors = append(answer.Sponsors, sponsor{Node: m.ID.String(), Fingerprint: m.Fingerprint.String(), Addr: m.Addr})
 		}
 	}
-	for record := range view.Governs(1) {
+	for record := range view.Governs(asked.Govern) {
 		answer.Chain = append(answer.Chain, *record)
 	}
 	return answer, nil
@@ -154,7 +153,7 @@ func (n *Node) tokenIsKnown(ctx context.Context, token dkek.Fingerprint) error {
 
 // newMember is this node as it introduces itself.
 func (n *Node) newMember() fsm.NewMember {
-	return fsm.NewMember{ID: n.id, Name: n.config.Name, Public: n.spki, Addr: n.config.Advertise, ReadsTo: fsm.CommandVersion}
+	return fsm.NewMember{ID: n.id, Name: n.config.Name, Public: n.own.Load().spki, Addr: n.config.Advertise, ReadsTo: n.readsTo.Load()}
 }
 
 // ready tells whether this node can enter a cluster.
@@ -173,24 +172,26 @@ func (n *Node) ready() error {
 
 // belongTo writes down which cluster this node is in.
 func (n *Node) belongTo(cluster dkek.ClusterID) error {
-	box, err := n.box(nodeKeyBox)
-	if err != nil {
-		return err
-	}
-	return identity{node: n.id, cluster: cluster, key: n.key}.save(n.files, box)
+	return n.changeIdentity(func(who *identity) bool {
+		who.cluster = cluster
+		return true
+	})
 }
 
 // InitOptions say what cluster to begin.
 type InitOptions struct {
-	Name      string // [a-z0-9][a-z0-9-]{0,62}; "" is "custodian"
+	Name string // [a-z0-9][a-z0-9-]{0,62}; "" is "custodian"
+	// Operators are who approves ceremonies, at least one: their public keys, as
+	// in the PEM files of nodectl operator new. Their private keys belong on no
+	// node.
 	Operators []fsm.Operator
-	Approvals int // how many operators must approve a ceremony; 0 is 1
-	Policy    fsm.Policy
+	Approvals int        // how many operators must approve a ceremony; 0 is 1
+	Policy    fsm.Policy // the zero value is right for most
 }
 
 // Init begins a cluster with this node as its only member, and pins its first
-// operators. An interrupted Init is finished by calling it again with the same
-// operators.
+// operators. Call it on one node only, once: [ErrHasCluster] later. An interrupted
+// Init is finished by calling it again with the same operators.
 func (n *Node) Init(ctx context.Context, options InitOptions) (dkek.ClusterID, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -210,7 +211,7 @@ func (n *Node) Init(ctx context.Context, options InitOptions) (dkek.ClusterID, e
 		if err := n.belongTo(command.Cluster); err != nil {
 			return dkek.ClusterID{}, err
 		}
-		if err := n.enter(command.Cluster); err != nil {
+		if err := n.enter(ctx, command.Cluster); err != nil {
 			return dkek.ClusterID{}, err
 		}
 	}

@@ -27,15 +27,22 @@ const (
 type keyRoom struct {
 	node    *Node
 	contact contact
+	uses    useLog
 	pairs   chan struct{} // one creation at a time waits for its two slots
 
 	mu     sync.Mutex
-	flight map[fsm.RequestID]chan struct{} // creations under way, closed when they end: not orphans
-	made   map[fsm.RequestID]struct{}      // begun by this process, and not committed as far as it knows
+	flight map[fsm.RequestID]*flight  // creations under way: their objects are not orphans
+	made   map[fsm.RequestID]struct{} // begun by this process, and not committed as far as it knows
+}
+
+// flight is one creation under way.
+type flight struct {
+	ended    chan struct{} // closed when it has ended
+	arriving bool          // the state may have the key before the slot table does
 }
 
 func newKeyRoom(n *Node) (*keyRoom, error) {
-	r := &keyRoom{node: n, pairs: make(chan struct{}, 1), flight: make(map[fsm.RequestID]chan struct{}), made: make(map[fsm.RequestID]struct{})}
+	r := &keyRoom{node: n, uses: useLog{node: n}, pairs: make(chan struct{}, 1), flight: make(map[fsm.RequestID]*flight), made: make(map[fsm.RequestID]struct{})}
 	r.contact.begin()
 	return r, nil
 }
@@ -43,6 +50,7 @@ func newKeyRoom(n *Node) (*keyRoom, error) {
 func (r *keyRoom) start() {
 	handle(r.node, methodUse, r.answerUse)
 	r.node.run(r.keepContact)
+	r.node.run(r.uses.keep)
 }
 
 // inFlight tells whether this process is making a key for the request.
@@ -60,14 +68,14 @@ func (r *keyRoom) takeOff(ctx context.Context, request fsm.RequestID) error {
 		r.mu.Lock()
 		first, busy := r.flight[request]
 		if !busy {
-			r.flight[request] = make(chan struct{})
+			r.flight[request] = &flight{ended: make(chan struct{})}
 		}
 		r.mu.Unlock()
 		if !busy {
 			return nil
 		}
 		select {
-		case <-first:
+		case <-first.ended:
 		case <-ctx.Done():
 			return &OutcomeUnknownError{request, fmt.Errorf("the same request is still under way: %w", context.Cause(ctx))}
 		}
@@ -75,6 +83,21 @@ func (r *keyRoom) takeOff(ctx context.Context, request fsm.RequestID) error {
 }
 
 // begun and settled keep which objects without a key this process itself made.
+// arrives says whether a creation's object is about to become its key's residence:
+// upkeep then does not load the key from its blob beside it.
+func (r *keyRoom) arrives(request fsm.RequestID, arriving bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.flight[request].arriving = arriving
+}
+
+func (r *keyRoom) isArriving(request fsm.RequestID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := r.flight[request]
+	return f != nil && f.arriving
+}
+
 func (r *keyRoom) begun(request fsm.RequestID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -97,7 +120,7 @@ func (r *keyRoom) isOwn(request fsm.RequestID) bool {
 func (r *keyRoom) landed(request fsm.RequestID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	close(r.flight[request])
+	close(r.flight[request].ended)
 	delete(r.flight, request)
 }
 
@@ -113,7 +136,9 @@ type KeySpec struct {
 	// Copies is how many devices hold the key before it is acknowledged; 0 is
 	// the cluster's policy.
 	Copies int
-	// Clients, where there are any, are the only ones who may use the key.
+	// Clients, where there are any, are the only ones who may use the key, in
+	// the device of the node that they speak to: no node takes another's word
+	// for who they are.
 	Clients []dkek.Fingerprint
 	// Legacy permits weak types, SHA-1 and MD5.
 	Legacy bool
@@ -145,7 +170,8 @@ type VersionInfo struct {
 	Created     time.Time
 	DeleteAfter time.Time     // zero unless its deletion is pending
 	HeldBy      []dkek.NodeID // nodes whose devices hold it
-	Except      []dkek.NodeID // nodes that have not confirmed its destruction
+	Awaiting    []dkek.NodeID // nodes whose devices have yet to confirm its destruction
+	Except      []dkek.NodeID // nodes that never will, at an operator's word
 	KCV         dkek.KCV      // of the DKEK that wraps its blob
 }
 
@@ -209,11 +235,15 @@ func findVersion(view *fsm.View, ref string) (*fsm.Key, *fsm.Version, error) {
 	if number == 0 {
 		number = key.Newest
 	}
-	version, ok := view.Version(key.ID, number)
-	if !ok {
-		return nil, nil, notFound("key %s has no version %d: the newest is %d", name, number, key.Newest)
+	version, err := versionOf(view, key, number)
+	return key, version, err
+}
+
+func versionOf(view *fsm.View, key *fsm.Key, number uint64) (*fsm.Version, error) {
+	if version, ok := view.Version(key.ID, number); ok {
+		return version, nil
 	}
-	return key, version, nil
+	return nil, notFound("key %s has no version %d: the newest is %d", key.Name, number, key.Newest)
 }
 
 func keyInfo(view *fsm.View, key *fsm.Key) KeyInfo {
@@ -234,28 +264,20 @@ func keyInfo(view *fsm.View, key *fsm.Key) KeyInfo {
 			version.DeleteAfter = time.UnixMilli(v.DeleteAfter)
 		}
 		if stone, ok := view.Tombstone(v.Key, v.N); ok {
-			version.Except = slices.Concat(stone.Except, stone.Awaiting)
+			version.Awaiting, version.Except = slices.Clone(stone.Awaiting), slices.Clone(stone.Except)
 		}
 		info.Versions = append(info.Versions, version)
 	}
 	return info
 }
 
-// copiesOf is how many devices are to hold a key's versions.
-func copiesOf(view *fsm.View, key *fsm.Key) int {
-	if key.Policy.Copies > 0 {
-		return key.Policy.Copies
-	}
-	if cluster, ok := view.Cluster(); ok {
-		return cluster.Policy.CopiesOrDefault()
-	}
-	return fsm.DefaultCopies
-}
-
 // ready says why the node cannot deal with keys at all, or nil.
 func (r *keyRoom) ready() error {
 	if r == nil {
 		return ErrSealed
+	}
+	if r.node.ctx.Err() != nil {
+		return ErrClosed
 	}
 	if r.node.cluster.Load() == nil {
 		return ErrNoCluster

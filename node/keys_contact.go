@@ -80,11 +80,11 @@ func (r *keyRoom) touch(ctx context.Context, wait time.Duration) error {
 // fresh returns a state that may be acted on, and how old it may be, or
 // [ErrStale].
 func (r *keyRoom) fresh(ctx context.Context) (*fsm.View, time.Duration, error) {
-	view := r.node.view()
-	cluster, ok := view.Cluster()
-	if !ok {
-		return nil, 0, ErrNoCluster
+	view, err := r.known(ctx)
+	if err != nil {
+		return nil, 0, err
 	}
+	cluster, _ := view.Cluster()
 	limit := cluster.Policy.StaleTime()
 	age := r.age(view)
 	if age <= limit {
@@ -94,6 +94,23 @@ func (r *keyRoom) fresh(ctx context.Context) (*fsm.View, time.Duration, error) {
 		return nil, age, fmt.Errorf("%w: the last was %v ago, the policy allows %v: %w", ErrStale, age.Round(time.Second), limit, err)
 	}
 	return r.node.view(), 0, nil
+}
+
+// known is the local state, or, where the node has read nothing since its start,
+// what a majority knows.
+func (r *keyRoom) known(ctx context.Context) (*fsm.View, error) {
+	view := r.node.view()
+	if _, ok := view.Cluster(); ok {
+		return view, nil
+	}
+	if err := r.touch(ctx, contactRetry); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNothingYet, err)
+	}
+	view = r.node.view()
+	if _, ok := view.Cluster(); !ok {
+		return nil, errNothingYet
+	}
+	return view, nil
 }
 
 // StateAge is how long ago a quorum last confirmed that this node's state was

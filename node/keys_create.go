@@ -17,7 +17,8 @@ import (
 // is committed by a majority, was proven by unwrapping it again, lies synced in
 // the device, and in as many devices as its policy wants. An error that is an
 // [ErrOutcomeUnknown] means: repeat it with the request ID that the
-// [OutcomeUnknownError] names. After every other error there is no key.
+// [OutcomeUnknownError] names. After every other error there is no new key; where
+// the name is taken it is fsm.Exists.
 func (n *Node) CreateKey(ctx context.Context, spec KeySpec) (*Key, error) {
 	if err := n.keys.ready(); err != nil {
 		return nil, err
@@ -57,11 +58,11 @@ type making struct {
 func (r *keyRoom) create(ctx context.Context, caller Caller, spec KeySpec) (KeyInfo, error) {
 	m, err := r.plan(ctx, caller, spec)
 	if err != nil {
-		return KeyInfo{}, fmt.Errorf("node: create key: %w", err)
+		return KeyInfo{}, doing(err, "create key")
 	}
 	version, err := r.make(ctx, m)
 	if err != nil {
-		return KeyInfo{}, fmt.Errorf("node: create key %s: %w", spec.Name, err)
+		return KeyInfo{}, doing(err, "create key %s", spec.Name)
 	}
 	view := r.node.view()
 	key, ok := view.KeyByID(version.Key)
@@ -78,26 +79,27 @@ func (r *keyRoom) rotate(ctx context.Context, caller Caller, name string, reques
 	}
 	view, err := r.current(ctx, retry)
 	if err != nil {
-		return 0, fmt.Errorf("node: rotate key: %w", err)
+		return 0, doing(err, "rotate key")
 	}
 	key, newest, err := findVersion(view, name)
 	if err == nil && name != key.Name {
 		err = badRequest("rotate wants a key's name, without a version")
 	}
 	if err == nil {
-		err = authorise(view, caller, fsm.Rotate, name)
+		err = r.node.authorise(view, caller, fsm.Rotate, name)
 	}
-	if err == nil && newest.State != fsm.Enabled && newest.State != fsm.Disabled {
+	_, repeated := view.VersionByRequest(request) // whatever became of it since
+	if err == nil && !repeated && newest.State != fsm.Enabled && newest.State != fsm.Disabled {
 		err = &fsm.Error{Code: fsm.WrongState, Message: fmt.Sprintf("key %s is %s", name, newest.State)}
 	}
 	if err != nil {
-		return 0, fmt.Errorf("node: rotate key: %w", err)
+		return 0, doing(err, "rotate key")
 	}
 	m := &making{caller: caller, request: request, key: *key, n: key.Newest + 1, retry: retry}
 	m.body = func(material fsm.Material) fsm.Body { return &fsm.KeyRotate{Name: name, Material: material} }
 	version, err := r.make(ctx, m)
 	if err != nil {
-		return 0, fmt.Errorf("node: rotate key %s: %w", name, err)
+		return 0, doing(err, "rotate key %s", name)
 	}
 	return version.N, nil
 }
@@ -106,7 +108,7 @@ func (r *keyRoom) rotate(ctx context.Context, caller Caller, name string, reques
 // became of the first try.
 func (r *keyRoom) current(ctx context.Context, retry bool) (*fsm.View, error) {
 	if !retry {
-		return r.node.view(), nil
+		return r.known(ctx)
 	}
 	return r.node.consistent(ctx)
 }
@@ -140,7 +142,7 @@ func (r *keyRoom) plan(ctx context.Context, caller Caller, spec KeySpec) (*makin
 		create.Material = material
 		return &create
 	}
-	if err := authorise(view, caller, fsm.Create, spec.Name); err != nil {
+	if err := r.node.authorise(view, caller, fsm.Create, spec.Name); err != nil {
 		return nil, err
 	}
 	return m, r.mayBeMade(view, m, &body)
@@ -159,7 +161,7 @@ func (r *keyRoom) mayBeMade(view *fsm.View, m *making, body *fsm.KeyCreate) erro
 	}
 	cluster, ok := view.Cluster()
 	if !ok {
-		return ErrNoCluster
+		return errNothingYet
 	}
 	if body.Type.Legacy() && (!body.Legacy || !slices.Contains(cluster.Policy.Legacy, body.Type)) {
 		return &fsm.Error{Code: fsm.NotAllowed, Message: fmt.Sprintf("a key of type %s needs the legacy permission, for the key and in the cluster's policy", body.Type)}
@@ -170,27 +172,13 @@ func (r *keyRoom) mayBeMade(view *fsm.View, m *making, body *fsm.KeyCreate) erro
 	return r.enoughDevices(view, body.Type, copiesOf(view, &m.key))
 }
 
-// enoughDevices refuses copies that no set of devices could ever hold.
-func (r *keyRoom) enoughDevices(view *fsm.View, keyType hsm.KeyType, copies int) error {
-	if copies <= 1 {
-		return nil
-	}
-	able := 0
-	for m := range view.Members() {
-		if m.Device != nil && slices.Contains(m.Device.Types, keyType) {
-			able++
-		}
-	}
-	if able < copies {
-		return &fsm.Error{Code: fsm.WrongState, Message: fmt.Sprintf("%d copies are wanted and %d devices can hold a key of type %s", copies, able, keyType)}
-	}
-	return nil
-}
-
 // make makes one version: in the device, proven, committed, synced, covered.
 func (r *keyRoom) make(ctx context.Context, m *making) (*fsm.Version, error) {
 	if err := r.node.diskTrouble(); err != nil {
 		return nil, notAppended(err)
+	}
+	if err := r.dealt(ctx); err != nil {
+		return nil, err
 	}
 	waiting, stop := withProposeTime(ctx)
 	err := r.takeOff(waiting, m.request)
@@ -223,9 +211,28 @@ func (r *keyRoom) make(ctx context.Context, m *making) (*fsm.Version, error) {
 	return version, r.awaitCopies(ctx, m, version)
 }
 
+// dealt looks in the newest state before it says that there is no DKEK: a create may
+// have ended elsewhere a moment ago. The device is listed then if it has yet to be.
+func (r *keyRoom) dealt(ctx context.Context) error {
+	slots := r.node.device.slots
+	if _, ok := r.node.view().Proven(); ok && slots.areOpen() {
+		return nil
+	}
+	view, err := r.node.consistent(ctx)
+	if err != nil {
+		return err
+	}
+	if _, ok := view.Proven(); !ok {
+		return ErrNoDKEK
+	}
+	return slots.open(ctx)
+}
+
 // commit proposes what was made and decides what becomes of the object.
 func (r *keyRoom) commit(ctx context.Context, m *making, made *madeKey) (*fsm.Version, error) {
 	slots := r.node.device.slots
+	r.arrives(m.request, true)
+	defer r.arrives(m.request, false)
 	_, err := r.node.propose(ctx, r.node.command(m.caller, m.request, m.body(made.material)))
 	view := r.node.view()
 	var refused *fsm.Error
@@ -247,6 +254,7 @@ func (r *keyRoom) commit(ctx context.Context, m *making, made *madeKey) (*fsm.Ve
 		fallthrough
 	case !isKnownNotAppended(err):
 		slots.orphan(made.slot, made.tag, made.object)
+		r.arrives(m.request, false)
 		r.node.upkeep.wakeUp()
 		return nil, &OutcomeUnknownError{m.request, err}
 	}
@@ -268,29 +276,6 @@ func (r *keyRoom) keep(ctx context.Context, m *making, made *madeKey, version *f
 	if err == nil {
 		slots.release(residence)
 		r.node.upkeep.holds(version.Ref())
-	}
-}
-
-// awaitCopies returns when as many devices hold the version as its policy wants.
-func (r *keyRoom) awaitCopies(ctx context.Context, m *making, version *fsm.Version) error {
-	ctx, cancel := withProposeTime(ctx)
-	defer cancel()
-	for {
-		changed := r.node.cluster.Load().state.Changed()
-		view := r.node.view()
-		key, ok := view.KeyByID(version.Key)
-		if !ok || key.Name != m.key.Name {
-			return &fsm.Error{Code: fsm.Conflict, Message: fmt.Sprintf("request %s made another key", m.request)}
-		}
-		want, have := copiesOf(view, key), len(view.Coverage(version.Key, version.N))
-		if have >= want || want <= 1 {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return &OutcomeUnknownError{m.request, fmt.Errorf("the key is committed, and %d of %d devices hold it: %w", have, want, context.Cause(ctx))}
-		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -371,26 +372,84 @@ func TestARestoreGoesOnWhereItWasCutOff(t *testing.T) { // 16
 			return row.Device != nil && row.Device.State == string(hsm.Blank)
 		})
 		l.signs(m, "key-3") // by another node's device
-		m.Device.Plan(hsmtest.Plan{Op: hsmtest.OpUnwrap, Skip: count / 2, Times: -1})
+		m.Device.Plan(hsmtest.Plan{Op: hsmtest.OpUnwrap, Flavour: hsmtest.Slow, Delay: time.Second, Times: -1})
 		l.provision(m)
-		l.Eventually("half of the keys are back", func() bool { return len(l.objects(m)) == count/2 })
-		if p := m.RestoreProgress(); p.Total != count || p.Done > count/2 {
-			t.Fatalf("progress half way: %+v", p)
-		}
+		l.Eventually("half of the keys are back", func() bool { return len(l.objects(m)) >= count/2 })
+		progress := m.RestoreProgress()
 		m.Crash()
 		m.Device.Heal()
+		back := len(l.objects(m))
+		if back == count || progress.Total != count || progress.Done > back {
+			t.Fatalf("progress half way, with %d keys back: %+v", back, progress)
+		}
 		before := m.Device.Calls(hsmtest.OpUnwrap)
 		m.Start()
 		l.tidy(m)
 		l.Eventually("all keys are covered", func() bool {
 			return m.RestoreProgress().Done == count && m.View().Covered()[m.ID()] == count
 		})
-		if unwraps := m.Device.Calls(hsmtest.OpUnwrap) - before; unwraps != count/2 {
-			t.Fatalf("%d keys were unwrapped after the restart: what was there already is only proven", unwraps)
+		if unwraps := m.Device.Calls(hsmtest.OpUnwrap) - before; unwraps != count-back {
+			t.Fatalf("%d keys were unwrapped after the restart, with %d there already, which are only proven", unwraps, back)
 		}
 		for i := range count {
 			l.signs(m, fmt.Sprintf("key-%d", i))
 		}
+	})
+}
+
+// TestAKeyThatIsHereIsNotUnwrappedAgain: a node that starts from a snapshot and
+// reaches nobody lists objects of keys that its state does not know yet. When it
+// does, they are proven where they are.
+func TestAKeyThatIsHereIsNotUnwrappedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const count = 10
+		l := startKeys(t, 3, nodetest.Options{})
+		m := l.Follower()
+		m.Config.Timing.SnapshotAfter = 1
+		m.Restart()
+		l.ready(m)
+		time.Sleep(2 * time.Minute) // a snapshot is taken
+		m.Close()
+		m.Config.Timing.SnapshotAfter = 0
+		m.Start()
+		l.ready(m)
+		for i := range count {
+			l.create(m, fmt.Sprintf("key-%d", i), hsm.Ed25519)
+		}
+		m.Crash()
+		l.Network.Isolate(m.Host)
+		before := m.Device.Calls(hsmtest.OpUnwrap)
+		m.Start()
+		l.Eventually("the device is listed", func() bool { return m.ObjectsForTest().Orphans == count })
+		for _, other := range l.Members { // so that the log is there well before a read
+			l.Network.Delay(m.Host, other.Host, 50*time.Millisecond)
+		}
+		l.Network.HealAll()
+		l.tidy(m)
+		l.Eventually("all keys are proven", func() bool { return m.RestoreProgress().Done == count })
+		if unwraps := m.Device.Calls(hsmtest.OpUnwrap) - before; unwraps != 0 {
+			t.Errorf("%d of %d keys that are in the device were unwrapped again", unwraps, count)
+		}
+	})
+}
+
+// TestAnObjectThatIsListedDuringALoadGoes: its proof failed once, so that its slot
+// was listed again while the key came into another one.
+func TestAnObjectThatIsListedDuringALoadGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := startKeys(t, 1, nodetest.Options{})
+		m := l.Members[0]
+		l.create(m, "k", hsm.Ed25519)
+		m.Crash()
+		m.Device.Plan(
+			hsmtest.Plan{Op: hsmtest.OpSign},
+			hsmtest.Plan{Op: hsmtest.OpList, Skip: 1, Flavour: hsmtest.Slow, Delay: 10 * time.Second},
+			hsmtest.Plan{Op: hsmtest.OpUnwrap, Flavour: hsmtest.Slow, Delay: 20 * time.Second})
+		m.Start()
+		l.Eventually("the proof has failed and the device is listed again", func() bool { return m.Device.Pending() == 1 })
+		l.signs(m, "k") // from its blob
+		l.tidy(m)
+		l.signs(m, "k")
 	})
 }
 
@@ -411,6 +470,27 @@ func TestALoadThatMeetsTheCreationLeavesOneObject(t *testing.T) {
 	})
 }
 
+// A second object whose proof fails keeps no other one where it is.
+func TestEverySpareGoesThoughOneProofFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := startKeys(t, 1, nodetest.Options{})
+		m := l.Members[0]
+		const count = 3
+		m.Device.Plan(hsmtest.Plan{Op: hsmtest.OpDelete, Times: -1})
+		for i := range count { // each leaves the copy that it was proven by
+			l.create(m, fmt.Sprintf("k%d", i), hsm.Ed25519)
+		}
+		m.Crash()
+		m.Device.Heal()
+		m.Device.Plan(hsmtest.Plan{Op: hsmtest.OpSign, Skip: count}) // of the first spare
+		if held := len(l.objects(m)); held != 2*count {
+			t.Fatalf("%d objects of %d keys", held, count)
+		}
+		m.Start()
+		l.tidy(m)
+	})
+}
+
 // Upkeep looks at the slots under its own lock, and an enumeration wakes upkeep
 // under the slots': neither may wait for the other.
 func TestUpkeepIsWokenUnderAnyLock(t *testing.T) {
@@ -420,4 +500,25 @@ func TestUpkeepIsWokenUnderAnyLock(t *testing.T) {
 			t.Error("whoever wakes upkeep waits for a lock")
 		}
 	})
+}
+
+// A key that was just made is in its maker's device: it is not loaded from its blob
+// there as well.
+func TestUpkeepLeavesACreationAlone(t *testing.T) {
+	l := startKeys(t, 1, nodetest.Options{})
+	m := l.Members[0]
+	var unwrapped atomic.Int32
+	m.Device.Hook(func(call hsmtest.Call) {
+		if call.Op == hsmtest.OpUnwrap {
+			unwrapped.Add(1)
+		}
+	}, nil)
+	const keys = 200
+	for i := range keys {
+		l.create(m, fmt.Sprintf("key-%d", i), hsm.Ed25519)
+	}
+	l.tidy(m)
+	if n := unwrapped.Load(); n != keys { // each once, for its proof
+		t.Errorf("%d unwraps for %d keys", n, keys)
+	}
 }

@@ -8,7 +8,6 @@ import (
 	"crypto/subtle"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/keycustodian/keycustodian/fsm"
@@ -38,7 +37,8 @@ var (
 	_ crypto.Decrypter = (*Key)(nil)
 )
 
-// Key returns a key by NAME, then it is the newest version, or NAME@VERSION.
+// Key returns a key by NAME, then it is the newest version, or NAME@VERSION. Where
+// there is none the error is fsm.NotFound.
 func (n *Node) Key(ctx context.Context, ref string) (*Key, error) {
 	if err := n.keys.ready(); err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ func (r *keyRoom) handle(ctx context.Context, caller Caller, ref string) (*Key, 
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("node: key: %w", err)
+		return nil, doing(err, "key")
 	}
 	public, err := publicOf(version)
 	if err != nil {
@@ -80,8 +80,12 @@ func (k *Key) Info() (KeyInfo, error) { return k.node.keys.show(k.caller, k.name
 // ed25519.PublicKey; nil for AES.
 func (k *Key) Public() crypto.PublicKey { return k.public }
 
-// Use does one operation and says how old the state was that allowed it.
+// Use does one operation and says how old the state was that allowed it. use.Key
+// is not looked at.
 func (k *Key) Use(ctx context.Context, use KeyUse) (KeyUsed, error) {
+	if err := k.node.keys.ready(); err != nil {
+		return KeyUsed{}, err
+	}
 	use.Key = k.name
 	return k.node.keys.use(ctx, k.caller, use, k.version)
 }
@@ -93,7 +97,7 @@ func (k *Key) output(ctx context.Context, use KeyUse) ([]byte, error) {
 
 // Sign implements crypto.Signer. RSA signs by PKCS #1 v1.5, or PSS with a salt
 // as long as the hash where options are *rsa.PSSOptions. The reader is not used:
-// devices have their own.
+// devices have their own. Nothing but Close cuts it short: see SignContext.
 func (k *Key) Sign(_ io.Reader, digest []byte, options crypto.SignerOpts) ([]byte, error) {
 	return k.SignContext(k.node.ctx, digest, options)
 }
@@ -141,13 +145,15 @@ func (k *Key) Encrypt(ctx context.Context, plaintext, additional []byte) ([]byte
 	return k.output(ctx, KeyUse{Verb: fsm.Encrypt, Input: plaintext, Additional: additional})
 }
 
-// DecryptContext reverses Encrypt.
+// DecryptContext reverses Encrypt: AES-GCM, or OAEP with SHA-256. It is not Decrypt
+// with a context, whose default is another one; that is Use.
 func (k *Key) DecryptContext(ctx context.Context, ciphertext, additional []byte) ([]byte, error) {
 	return k.output(ctx, KeyUse{Verb: fsm.Decrypt, Input: ciphertext, Additional: additional})
 }
 
 // Decrypt implements crypto.Decrypter for RSA: *rsa.OAEPOptions,
-// *rsa.PKCS1v15DecryptOptions, or nil for PKCS #1 v1.5.
+// *rsa.PKCS1v15DecryptOptions, or nil for PKCS #1 v1.5. Nothing but Close cuts it
+// short.
 func (k *Key) Decrypt(_ io.Reader, ciphertext []byte, options crypto.DecrypterOpts) ([]byte, error) {
 	use := KeyUse{Verb: fsm.Decrypt, Input: ciphertext, Scheme: hsm.PKCS1v15}
 	session := 0

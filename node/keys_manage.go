@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -80,7 +79,7 @@ func (r *keyRoom) change(ctx context.Context, caller Caller, request fsm.Request
 		return err
 	}
 	if caller.Kind == CallerSocket {
-		return authorise(r.node.view(), caller, fsm.Manage, name)
+		return r.node.authorise(r.node.view(), caller, fsm.Manage, name)
 	}
 	ctx, cancel := withProposeTime(ctx)
 	defer cancel()
@@ -137,13 +136,13 @@ func (r *keyRoom) list(caller Caller, filter KeyFilter) (KeyPage, error) {
 		return KeyPage{}, badRequest("limit %d: want 1 to %d", filter.Limit, maxKeyPage)
 	}
 	if caller.Kind == CallerSocket {
-		return KeyPage{}, authorise(r.node.view(), caller, fsm.List, "")
+		return KeyPage{}, r.node.authorise(r.node.view(), caller, fsm.List, "")
 	}
 	view := r.node.view()
 	page := KeyPage{Age: r.age(view)}
 	label, value, wantValue := strings.Cut(filter.Label, "=")
 	for key := range view.Keys(filter.Prefix, filter.After) {
-		if authorise(view, caller, fsm.List, key.Name) != nil {
+		if r.node.authorise(view, caller, fsm.List, key.Name) != nil {
 			continue
 		}
 		if filter.Label != "" && !slices.ContainsFunc(key.Labels, func(l fsm.Label) bool { return l.Key == label && (!wantValue || l.Value == value) }) {
@@ -168,12 +167,12 @@ func (r *keyRoom) show(caller Caller, ref string) (KeyInfo, error) {
 		return KeyInfo{}, err
 	}
 	view := r.node.view()
-	if err := authorise(view, caller, fsm.List, name); err != nil {
+	if err := r.node.authorise(view, caller, fsm.List, name); err != nil {
 		return KeyInfo{}, err
 	}
 	key, _, err := findVersion(view, ref)
 	if err != nil {
-		return KeyInfo{}, fmt.Errorf("node: show key: %w", err)
+		return KeyInfo{}, doing(err, "show key")
 	}
 	return keyInfo(view, key), nil
 }

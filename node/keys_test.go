@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -69,38 +68,5 @@ func TestKeysOfEveryKindAreMadeAndUsed(t *testing.T) {
 				}
 			}
 		}
-	})
-}
-
-func BenchmarkSignP256(b *testing.B) {
-	bare, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Run("bare", func(b *testing.B) {
-		for b.Loop() {
-			if _, err := ecdsa.SignASN1(rand.Reader, bare, digest[:]); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	l := startKeys(b, 1, nodetest.Options{})
-	key := l.create(l.Members[0], "bench", hsm.ECDSAP256)
-	b.Run("key", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			if _, err := key.Sign(rand.Reader, digest[:], crypto.SHA256); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	b.Run("parallel", func(b *testing.B) {
-		b.RunParallel(func(p *testing.PB) {
-			for p.Next() {
-				if _, err := key.Sign(rand.Reader, digest[:], crypto.SHA256); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
 	})
 }

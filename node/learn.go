@@ -1,8 +1,8 @@
 package node
 
 import (
-	"bytes"
 	"context"
+	"math"
 	"slices"
 	"time"
 
@@ -35,7 +35,8 @@ type memberIdentity struct {
 // fingerprint that it does not know wants to speak to it, it asks the members
 // that it does know who is a member now. What a majority of those says is
 // believed for hearsayTime, in which its own log can come as far; a single
-// member that lies is not. If fewer are left, it must join again by token.
+// member that lies is not, unless there is no other. If fewer are left, it must
+// join again by token.
 func (n *Node) learnMembers() {
 	handle(n, methodMembers, func(context.Context, *fsm.Member, nothing) (memberList, error) {
 		return memberListOf(n.view()), nil
@@ -47,9 +48,13 @@ func (n *Node) learnMembers() {
 				return
 			case <-n.directory.stranger:
 			}
-			if heard := n.askMembers(ctx); len(heard) > 0 {
+			if heard := n.askMembers(ctx); len(heard.Members) > 0 {
 				n.directory.heard.Store(&heard)
-				n.run(func(ctx context.Context) { n.forgetHearsay(ctx, &heard) })
+				n.run(func(ctx context.Context) {
+					if sleep(ctx, hearsayTime) {
+						n.directory.heard.CompareAndSwap(&heard, nil)
+					}
+				})
 			}
 			if !sleep(ctx, learnEvery) {
 				return
@@ -67,10 +72,11 @@ func memberListOf(view *fsm.View) memberList {
 }
 
 // askMembers returns those that a majority of the other members names and that
-// this node's state does not know.
-func (n *Node) askMembers(ctx context.Context) []memberIdentity {
+// this node's state does not know, as of the oldest answer: when the state has
+// come as far, it knows better.
+func (n *Node) askMembers(ctx context.Context) memberList {
 	view := n.view()
-	asked, named := 0, map[memberIdentity]int{}
+	asked, named, oldest := 0, map[memberIdentity]int{}, uint64(math.MaxUint64)
 	for m := range view.Members() {
 		if m.ID == n.id {
 			continue
@@ -83,56 +89,47 @@ func (n *Node) askMembers(ctx context.Context) []memberIdentity {
 		if err != nil || len(list.Members) > fsm.MaxVoters+fsm.MaxNonvoters {
 			continue
 		}
-		slices.SortFunc(list.Members, func(a, b memberIdentity) int { return bytes.Compare(a.Node[:], b.Node[:]) })
-		for _, one := range slices.Compact(list.Members) {
-			named[one]++
+		oldest = min(oldest, list.Index)
+		once := map[memberIdentity]bool{} // however often it repeats itself
+		for _, one := range list.Members {
+			if !once[one] {
+				once[one] = true
+				named[one]++
+			}
 		}
 	}
-	var heard []memberIdentity
+	heard := memberList{Index: oldest}
 	for one, times := range named {
 		if _, known := view.MemberByFingerprint(one.Fingerprint); !known && times > asked/2 {
-			heard = append(heard, one)
+			heard.Members = append(heard.Members, one)
 		}
 	}
 	return heard
 }
 
-// forgetHearsay ends what was believed without being in the state, and the
-// connections that stood on it.
-func (n *Node) forgetHearsay(ctx context.Context, heard *[]memberIdentity) {
-	if !sleep(ctx, hearsayTime) {
-		return
-	}
-	n.directory.heard.CompareAndSwap(heard, nil)
-	view := n.view()
-	for _, one := range *heard {
-		if _, ok := view.MemberByFingerprint(one.Fingerprint); !ok {
-			n.server.Cut(transport.Fingerprint(one.Fingerprint))
-		}
-	}
-}
-
 // learnt is the member of this fingerprint or address among those that this node
 // remembers, as long as its own state is behind, or has just heard of.
 func (d *directory) learnt(is func(memberIdentity) bool) (memberIdentity, bool) {
-	if heard := d.heard.Load(); heard != nil {
-		if i := slices.IndexFunc(*heard, is); i >= 0 {
-			return (*heard)[i], true
+	for _, list := range []*memberList{d.heard.Load(), d.behind()} {
+		if list == nil || d.node.view().Index() >= list.Index {
+			continue
+		}
+		if i := slices.IndexFunc(list.Members, is); i >= 0 {
+			return list.Members[i], true
 		}
 	}
+	return memberIdentity{}, false
+}
+
+// behind is what this node has written down, as long as its state has not come as
+// far as it had then; else nil.
+func (d *directory) behind() *memberList {
 	list := d.learned.Load()
-	if list == nil {
-		return memberIdentity{}, false
+	if list != nil && d.node.view().Index() >= list.Index {
+		d.learned.CompareAndSwap(list, nil)
+		return nil
 	}
-	if d.node.view().Index() >= list.Index {
-		d.learned.Store(nil)
-		return memberIdentity{}, false
-	}
-	i := slices.IndexFunc(list.Members, is)
-	if i < 0 {
-		return memberIdentity{}, false
-	}
-	return list.Members[i], true
+	return list
 }
 
 // meet notes that somebody unknown was here.

@@ -54,3 +54,17 @@ func TestMembersAreHeardOf(t *testing.T) {
 		}
 	})
 }
+
+// However often a member repeats itself, it is one.
+func TestMemberIsCountedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := nodetest.StartWith(t, 3, nodetest.Options{Blank: true})
+		leader, sybil := c.Leader(), dkek.Fingerprint{1, 2, 3}
+		c.Follower().LieAboutMembersOften(sybil)
+		leader.Meet()
+		time.Sleep(10 * time.Second)
+		if leader.LetsIn(sybil) {
+			t.Error("one member's word, repeated, let a stranger in")
+		}
+	})
+}

@@ -19,11 +19,11 @@ type replicatedLog interface {
 	// of three: [ErrNotAppended] (with the reason beside it; try again at will),
 	// [ErrOutcomeUnknown] (try again with the same bytes), or what Stamp said
 	// against the command.
-	Propose(ctx context.Context, command []byte) (Applied, error)
+	Propose(ctx context.Context, command []byte) (appliedCommand, error)
 	// ProposeHere is Propose without a hop to the leader: what a forwarded
 	// command meets. Elsewhere than at the leader it fails with
 	// ErrNotAppended and [NotLeaderError].
-	ProposeHere(ctx context.Context, command []byte) (Applied, error)
+	ProposeHere(ctx context.Context, command []byte) (appliedCommand, error)
 
 	// ReadBarrier returns when the local state contains everything that was
 	// acknowledged anywhere before the call. A state looked at afterwards is a
@@ -52,7 +52,11 @@ type replicatedLog interface {
 	// before it acts on a Release, Destroy or Abort.
 	SyncMark(index uint64) error
 
-	Stats() LogStats
+	// OpenedAt is the index at which this node's copy of the log ended when it was
+	// opened. Whatever this node did before was done at a state up to there.
+	OpenedAt() uint64
+
+	Stats() logStats
 	// Err says why the log has stopped for good, or nil.
 	Err() error
 	// Close ends replication here: leadership is handed over if that is quick,
@@ -69,6 +73,8 @@ type machine interface {
 	// Snapshot returns the state as it is now, at once; it is written while
 	// later commands are applied.
 	Snapshot() (io.WriterTo, error)
+	// Check refuses a snapshot of another cluster, by its beginning.
+	Check(r io.Reader) error
 	// Restore replaces the state by a snapshot's, or leaves it as it was and fails.
 	Restore(r io.Reader) error
 	// Incarnation is the cluster's incarnation in the state.
@@ -80,7 +86,7 @@ type machine interface {
 // not appended (no connection, say) wraps [ErrNotAppended]; every other one of
 // Propose is taken as ErrOutcomeUnknown.
 type peerCalls interface {
-	ProposeHere(ctx context.Context, leader Peer, command []byte) (Applied, error)
+	ProposeHere(ctx context.Context, leader Peer, command []byte) (appliedCommand, error)
 	ReadIndex(ctx context.Context, leader Peer) (uint64, error)
 	AppliedIndex(ctx context.Context, peer Peer) (uint64, error)
 }
@@ -91,8 +97,8 @@ type Peer struct {
 	Addr string // host:port that it is reached at
 }
 
-// Applied is a command that was committed and applied.
-type Applied struct {
+// appliedCommand is a command that was committed and applied.
+type appliedCommand struct {
 	Index  uint64 // its place in the log
 	Result any    // what the state's Apply returned
 }
@@ -107,14 +113,14 @@ var (
 	// ErrNoLeader: no leader is known, so no majority of members is in reach.
 	ErrNoLeader = errors.New("no leader: a majority of the members is not in reach")
 	// ErrRemoved: this node is no longer a member.
-	ErrRemoved = errors.New("this node was removed from the cluster")
-	// ErrClosed: the log was closed.
-	ErrClosed = errors.New("the log is closed")
+	ErrRemoved = errors.New("this node was removed from the cluster and does not come back under its ID: join again with an empty data folder")
+	// ErrClosed: the node was closed.
+	ErrClosed = errors.New("the node is closed")
 	// ErrInUse: another process has the data folder open.
 	ErrInUse = errors.New("the data folder is in use by another process: stop it first")
 	// ErrInitialised: a cluster was already created or joined in this data folder.
 	ErrInitialised = errors.New("this data folder already belongs to a cluster")
-	// ErrTooLarge: a command is longer than MaxCommand.
+	// ErrTooLarge: a command is longer than 64 KiB.
 	ErrTooLarge = errors.New("command too large")
 )
 
@@ -129,3 +135,11 @@ func (e *NotLeaderError) Error() string {
 	}
 	return "this node does not lead: node " + e.Leader.ID + " at " + e.Leader.Addr + " does"
 }
+
+// Is makes it an [ErrNoLeader] where no leader is known.
+func (e *NotLeaderError) Is(target error) bool {
+	return target == errNotLeading || target == ErrNoLeader && e.Leader == (Peer{})
+}
+
+// errNotLeading is every NotLeaderError, also one that came over the wire.
+var errNotLeading = errors.New("this node does not lead")

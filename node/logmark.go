@@ -136,8 +136,8 @@ type BehindMarkError struct {
 
 func (e *BehindMarkError) Error() string {
 	return fmt.Sprintf("node: start refused: this node has applied entry %d (incarnation %d), but its log and snapshots end at entry %d: "+
-		"they were lost or replaced by older ones; remove this node from the cluster and join with an empty data folder, "+
-		"or, where no other member is left, recover the cluster explicitly", e.Mark, e.Incarnation, e.Last)
+		"they were lost or replaced by older ones; this node does not come back under its ID: remove it from the cluster (nodectl cluster remove) and join with an empty data folder; "+
+		"where too few others are left for that, go on at one of them (nodectl cluster recover), and where no log is left, from a backup (nodectl cluster restore)", e.Mark, e.Incarnation, e.Last)
 }
 
 // openMarkFor opens the mark of a data folder, and creates it in one that is new.

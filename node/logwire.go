@@ -30,13 +30,26 @@ type Timing struct {
 const maxPool = 3
 
 // openLog starts this node's own Raft group.
-func (n *Node) openLog(m *membership) (*raftLog, error) {
+func (n *Node) openLog(ctx context.Context, m *membership) (*raftLog, error) {
+	if err := finishLaying(n.logFolder()); err != nil {
+		return nil, fmt.Errorf("node: open log: %w", err)
+	}
+	carrier := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: n.server.Raft(), MaxPool: maxPool, Timeout: 10 * time.Second, Logger: raftLogger(n.logger),
+	})
 	config := raftConfig{
-		ID: n.id.String(), Dir: n.logFolder(), Machine: m.state, Peers: peerLog{n}, Logger: n.logger,
-		Transport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-			Stream: n.server.Raft(), MaxPool: maxPool, Timeout: 10 * time.Second, Logger: raftLogger(n.logger),
-		}),
+		ID: n.id.String(), Cluster: m.id.String(), Dir: n.logFolder(), Machine: m.state, Peers: peerLog{n}, Logger: n.logger,
+		Transport: carrier,
 		Stamp:     func(command []byte, now time.Time) ([]byte, error) { return n.stamp(m, command) },
+		Settled: func(last uint64) error {
+			n.logBefore.Store(last)
+			if err := n.checkTwice(ctx); err != nil {
+				return err
+			}
+			return n.checkRollback(ctx, last)
+		},
+		Meet:      n.meet,
+		PeerHas:   n.marks.note,
 		Fatal:     n.stop,
 		Heartbeat: n.config.Timing.Heartbeat, SnapshotAfter: n.config.Timing.SnapshotAfter, TrailingLogs: n.config.Timing.TrailingLogs,
 	}
@@ -45,7 +58,7 @@ func (n *Node) openLog(m *membership) (*raftLog, error) {
 	}
 	log, err := openRaft(config)
 	if err != nil {
-		return nil, fmt.Errorf("node: %w", err)
+		return nil, errors.Join(err, carrier.Close())
 	}
 	return log, nil
 }
@@ -96,17 +109,17 @@ type nothing struct{}
 type peerLog struct{ node *Node }
 
 // ProposeHere implements peerCalls.
-func (p peerLog) ProposeHere(ctx context.Context, leader Peer, command []byte) (Applied, error) {
+func (p peerLog) ProposeHere(ctx context.Context, leader Peer, command []byte) (appliedCommand, error) {
 	var answer proposed
 	err := p.ask(ctx, leader, methodPropose, proposal{command}, &answer)
 	var refused *fsm.Error
 	if errors.As(err, &refused) {
-		return Applied{}, &RefusedError{Cause: refused}
+		return appliedCommand{}, &RefusedError{Cause: refused}
 	}
 	if err != nil {
-		return Applied{}, err
+		return appliedCommand{}, err
 	}
-	return Applied{Index: answer.Index, Result: fsm.Result{
+	return appliedCommand{Index: answer.Index, Result: fsm.Result{
 		Index: answer.Index, Err: answer.Err, Value: answer.Value, Repeated: answer.Repeated,
 	}}, nil
 }

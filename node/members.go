@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/keycustodian/keycustodian/dkek"
@@ -66,7 +68,7 @@ func (n *Node) tendMembers(ctx context.Context, changed <-chan struct{}) {
 
 func (n *Node) tend(ctx context.Context, group ownGroup) error {
 	view := n.view()
-	inRaft := make(map[string]LogMember)
+	inRaft := make(map[string]logMember)
 	for _, m := range group.Stats().Members {
 		inRaft[m.ID] = m
 	}
@@ -93,42 +95,89 @@ func (n *Node) tend(ctx context.Context, group ownGroup) error {
 	return errors.Join(errs...)
 }
 
-// cutRemoved closes the connections of whoever lost its place.
+// farewell is how long a removed member's connections stay: Raft tells it of its
+// removal over them, so that it stops and says why, instead of waiting for ever
+// for members that turn it away.
+const farewell = time.Second
+
+// cutRemoved closes the connections of whoever lost its place, and now and then
+// those of members that this node believed in before it had caught up: their
+// removal is no change of its state.
 func (n *Node) cutRemoved(ctx context.Context, changed <-chan struct{}) {
+	ticker := time.NewTicker(tendEvery)
+	defer ticker.Stop()
 	known := map[dkek.Fingerprint]bool{}
+	var until time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-ticker.C:
+			if time.Now().After(until) {
+				n.server.CutFormer()
+			}
+			continue
 		case <-changed:
 		}
 		view := n.view()
 		present := fingerprints(view)
-		for f := range known {
-			if !present[f] {
+		for f, member := range known {
+			if _, there := present[f]; !there && member {
+				until = time.Now().Add(farewell)
+			} else if !there {
 				n.server.Cut(transport.Fingerprint(f))
 			}
 		}
 		known = present
 		if removed, ok := view.Removed(n.id); ok {
-			n.stop(fmt.Errorf("node: %w (log index %d): it does not come back under this ID: join again with an empty data folder", ErrRemoved, removed.Index))
+			n.stop(removedAt(strconv.FormatUint(removed.Index, 10)))
 			return
 		}
 	}
 }
 
-// fingerprints are those of everybody who may speak to this node.
+// removedFile says that this node's time as a member is over: the log index of
+// its removal, in decimal. A removed node that is started again is told nothing by
+// the others, and would wait for them for ever.
+const removedFile = "removed"
+
+func removedAt(index string) error {
+	return fmt.Errorf("node: %w (log index %s)", ErrRemoved, index)
+}
+
+// noteRemoval writes the removal down, before anybody is told that this node has
+// stopped.
+func (n *Node) noteRemoval(index uint64) {
+	if err := n.files.write(removedFile, strconv.AppendUint(nil, index, 10)); err != nil {
+		n.logger.Warn("members: the removal is not written down", "reason", err)
+	}
+}
+
+// wasRemoved refuses the start of a node that was told of its removal.
+func (n *Node) wasRemoved() error {
+	index, err := n.files.read(removedFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("node: %s: %w", removedFile, err)
+	}
+	return removedAt(fmt.Sprintf("%.20s", index))
+}
+
+// fingerprints are those of everybody who may speak to this node, and whether they
+// are members'.
 func fingerprints(view *fsm.View) map[dkek.Fingerprint]bool {
 	present := map[dkek.Fingerprint]bool{}
 	for m := range view.Members() {
 		present[m.Fingerprint] = true
 	}
 	for c := range view.Clients() {
-		present[c.Fingerprint] = true
+		present[c.Fingerprint] = false
 	}
 	if cluster, ok := view.Cluster(); ok {
 		for _, o := range cluster.Operators.Operators {
-			present[o.Fingerprint()] = true
+			present[o.Fingerprint()] = false
 		}
 	}
 	return present
@@ -153,37 +202,6 @@ func (n *Node) rememberMembers(ctx context.Context, changed <-chan struct{}) {
 		}
 		last = list.Members
 	}
-}
-
-// announceAddress tells the cluster where this node is now, if it was elsewhere
-// before. The others may not be reached yet, or not know it under this address:
-// proposals go out from here, so they find the leader.
-func (n *Node) announceAddress(ctx context.Context) {
-	ticker := time.NewTicker(tendEvery)
-	defer ticker.Stop()
-	for {
-		if m, ok := n.view().Member(n.id); ok && m.Addr == n.config.Advertise {
-			return
-		} else if ok {
-			if _, err := n.do(ctx, &fsm.MemberAddress{Node: n.id, Addr: n.config.Advertise}); err != nil && ctx.Err() == nil {
-				n.logger.Warn("members: the new address is not announced yet", "address", n.config.Advertise, "reason", err)
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
-}
-
-// Leave takes this node out of its cluster, for good.
-func (n *Node) Leave(ctx context.Context, reason string) error {
-	if n.cluster.Load() == nil {
-		return ErrNoCluster
-	}
-	_, err := n.do(ctx, &fsm.MemberRemove{Node: n.id, Reason: reason})
-	return err
 }
 
 func (n *Node) watch(tables ...fsm.Table) <-chan struct{} {

@@ -65,13 +65,14 @@ type gauge struct {
 // gaugeInput is what all gauges of one scrape are read from.
 type gaugeInput struct {
 	view   *fsm.View
-	log    LogStats
+	log    logStats
 	age    float64
 	health api.Health
 	keys   api.KeyCounts
 	self   *fsm.Member
 	back   RestoreProgress
 	aside  int
+	clocks clocks
 }
 
 func one(b bool) float64 {
@@ -95,6 +96,19 @@ func gaugeTable() []gauge {
 			return max(0, float64(g.log.CommitIndex)-float64(g.log.AppliedIndex))
 		}},
 		{"keycustodian_raft_store_bytes", "Size of the log's file.", func(g *gaugeInput) float64 { return float64(g.log.StoreBytes) }},
+		{"keycustodian_clock_ahead_seconds", "How far this node's clock is ahead of the median of the members' clocks; negative behind.", func(g *gaugeInput) float64 {
+			return -g.clocks.median.Seconds()
+		}},
+		{"keycustodian_log_time_ahead_seconds", "How far the log's time is ahead of the median of the members' clocks.", func(g *gaugeInput) float64 {
+			return max(0, g.clocks.log.Seconds())
+		}},
+		{"keycustodian_command_version", "The newest version of commands that may be written.", func(g *gaugeInput) float64 {
+			cluster, ok := g.view.Cluster()
+			if !ok {
+				return 0
+			}
+			return float64(cluster.Version)
+		}},
 		{"keycustodian_members", "Members of the cluster.", func(g *gaugeInput) float64 { return float64(g.view.Count(fsm.TableMembers)) }},
 		{"keycustodian_keys", "Keys by name.", func(g *gaugeInput) float64 { return float64(g.keys.Keys) }},
 		{"keycustodian_key_versions", "Key versions that are not destroyed.", func(g *gaugeInput) float64 { return float64(g.keys.Versions) }},
@@ -127,6 +141,7 @@ func coverageDesc() *prometheus.Desc {
 func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	n := g.node
 	in := &gaugeInput{view: n.view(), health: n.health(), age: n.face.stateAge(false)}
+	in.clocks = n.face.clocks(in.view)
 	in.keys = n.face.counts.count(in.view)
 	if m := n.cluster.Load(); m != nil {
 		in.log = m.log.Stats()

@@ -1,14 +1,22 @@
 // Package node is a custodian: one process with one device, member of a cluster
 // that keeps keys.
 //
-// Open a node, then [Node.Init] a cluster or [Node.Join] one. Once operators have
-// approved a create ceremony the cluster has a DKEK and [Node.CreateKey] makes
-// keys, each a crypto.Signer or crypto.Decrypter.
+// Call [Open] at every start of the program. Once in its life the node begins a
+// cluster ([Node.Init], the first one) or joins it ([Node.Join]); once in the
+// cluster's life an operator deals the DKEK (nodectl dkek create, or
+// [Node.OpenCreate] and [Node.Approve]). Then [Node.CreateKey] makes keys and
+// [Node.Key] finds them, each a crypto.Signer or crypto.Decrypter:
 //
-//	token, err := drivers.Open(ctx, "soft:/var/lib/keycustodian/device")
-//	n, err := node.Open(ctx, node.Config{Dir: dir, Name: "a", Listen: "10.0.0.1:7400", Device: token, Seal: seal})
+//	seal, err := hsm.ParseSource("credential:seal", "seal secret")
+//	n, err := node.Open(ctx, node.Config{Dir: dir, Name: "a", Listen: "10.0.0.1:7400", Seal: seal,
+//		OpenDevice: func(ctx context.Context, seal *hsm.Secret) (hsm.Token, error) {
+//			return drivers.OpenWith(ctx, "soft:"+filepath.Join(dir, "device"), seal)
+//		}})
 //	key, err := n.CreateKey(ctx, node.KeySpec{Name: "tables-2026", Type: hsm.ECDSAP256})
 //	signature, err := key.Sign(rand.Reader, digest, crypto.SHA256)
+//
+// What stops a node is said by [Node.Done]; watch it. A program that only uses
+// keys needs no node but package client. Tests start clusters by package nodetest.
 //
 // Guaranteed: a key that CreateKey has returned is committed by a majority and
 // was proven from its backup; nothing that this package logs, returns as an
@@ -19,7 +27,7 @@ package node
 
 import (
 	"context"
-	"crypto"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -41,6 +49,7 @@ type Node struct {
 	files   files
 	release func() // lets the data folder go
 	started time.Time
+	boot    bootID
 
 	ctx    context.Context // ends at Close
 	cancel context.CancelFunc
@@ -53,17 +62,29 @@ type Node struct {
 	stopped chan struct{} // closed once, when the node cannot go on
 
 	// Set by unseal, in this order, and constant afterwards.
-	id          dkek.NodeID
-	key         crypto.Signer
-	spki        []byte // DER SubjectPublicKeyInfo of key
-	fingerprint dkek.Fingerprint
-	server      *transport.Server
-	directory   *directory
+	id        dkek.NodeID
+	server    *transport.Server
+	directory *directory
+	// usedDevice: in no cluster, and the device has been in one.
+	usedDevice bool
+
+	identityMu sync.Mutex // the identity file
+	identity   identity
+	own        atomic.Pointer[ownKey] // identity.key
+	rotating   sync.Mutex             // held while one rotation of the key is tried
+	// readsTo is the newest command version that this node reads.
+	readsTo atomic.Uint64
 
 	// Set when the node enters its cluster.
 	cluster atomic.Pointer[membership]
+	belongs atomic.Pointer[dkek.ClusterID] // what it enters at its start; nil where it was in none
+	marks   *peerMarks
+	heard   heardFrom // who has said in this boot what this node had
+	// logBefore is where the log ended at this start.
+	logBefore atomic.Uint64
 
 	device     *deviceRoom
+	acts       *deviceActs
 	keys       *keyRoom
 	upkeep     *upkeepRoom
 	pins       *pinRoom
@@ -93,11 +114,13 @@ func Open(ctx context.Context, config Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{config: config, logger: config.Logger, started: config.Now(), stopped: make(chan struct{})}
+	rand.Read(n.boot[:])
+	n.readsTo.Store(fsm.CommandVersion)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	if err := n.openFiles(); err != nil {
 		return nil, errors.Join(err, n.closeDevice())
 	}
-	starting := fmt.Errorf("%w: it is starting", ErrSealed)
+	starting := errStarting
 	n.sealed.Store(&starting) // what the socket says until unseal has ended
 	n.face = newFace(n)
 	if err := n.face.startSocket(); err != nil {
@@ -126,12 +149,13 @@ func (n *Node) openFiles() error {
 	}
 	folder, release, err := openDisk(n.config.Dir)
 	n.files, n.release = folder, release
+	n.patch()
 	return err
 }
 
 // openRooms makes the rooms and has them read their files; nothing runs yet.
 func (n *Node) openRooms() (err error) {
-	n.device = newDeviceRoom(n)
+	n.device, n.acts = newDeviceRoom(n), &deviceActs{node: n}
 	if n.pins, err = newPinRoom(n); err != nil {
 		return err
 	}
@@ -147,40 +171,56 @@ func (n *Node) openRooms() (err error) {
 }
 
 func (n *Node) listen() error {
-	identity, err := transport.NewIdentity(n.key)
-	if err != nil {
-		return fmt.Errorf("node: identity: %w", err)
-	}
-	n.fingerprint = dkek.Fingerprint(identity.Fingerprint())
 	n.directory = newDirectory(n)
+	var err error
 	n.server, err = transport.Listen(transport.Config{
-		Identity: identity, Network: n.config.Network, Listen: n.config.Listen, Advertise: n.config.Advertise,
+		Identity: n.own.Load().tls, Network: n.config.Network, Listen: n.config.Listen, Advertise: n.config.Advertise,
 		APIListen: n.config.APIListen, APICertificate: n.config.APICertificate, Directory: n.directory, Logger: n.logger,
 	})
 	if err != nil {
 		return fmt.Errorf("node: %w", err)
 	}
+	n.identityMu.Lock()
+	n.takeOn(n.identity) // with both keys of a rotation that is under way
+	n.identityMu.Unlock()
 	n.face.serve(n.server.API())
 	return nil
 }
 
 // enter starts the cluster side of the node: the log, then every room.
-func (n *Node) enter(id dkek.ClusterID) error {
-	m := &membership{id: id, state: &state{Machine: fsm.New()}}
+func (n *Node) enter(ctx context.Context, id dkek.ClusterID) error {
+	m := &membership{id: id, state: &state{Machine: fsm.New(), cluster: id}}
+	if err := n.wasRemoved(); err != nil {
+		return err
+	}
 	if err := n.directory.load(); err != nil {
 		return err
 	}
-	log, err := n.openLog(m)
+	marks, err := openPeerMarks(n.files)
+	if err != nil {
+		n.logger.Warn("what the other members have is forgotten", "reason", err)
+	}
+	n.marks = marks
+	if err := errors.Join(n.answerBoot(), n.answerMarks()); err != nil {
+		return err
+	}
+	log, err := n.openLog(ctx, m)
 	if err != nil {
 		return err
 	}
 	m.log = log
 	n.cluster.Store(m)
 	n.handleLog(log)
+	if err := n.answerLogEnd(log); err != nil {
+		return err
+	}
 	n.startMembers()
-	n.guardRollback(log.Stats().LastIndex)
+	n.keepMarks()
 	n.compareStates()
 	n.learnMembers()
+	n.compareClocks()
+	n.raiseVersions()
+	n.startKey()
 	n.device.start()
 	n.pins.start()
 	n.shares.start()
@@ -206,13 +246,16 @@ func (n *Node) Close(ctx context.Context) error {
 		if m.gossip != nil {
 			errs = append(errs, m.gossip.Close())
 		}
-		errs = append(errs, m.log.Close(ctx))
+		errs = append(errs, m.log.Close(ctx), n.marks.write())
 	}
 	if n.server != nil {
 		errs = append(errs, n.server.Close())
 	}
 	n.loops.Wait()
 	errs = append(errs, n.closeDevice())
+	if n.keys != nil {
+		n.keys.uses.summarise(true) // no device, no more uses
+	}
 	n.seal.Load().Wipe()
 	n.release()
 	return errors.Join(errs...)
@@ -234,6 +277,9 @@ func (n *Node) Err() error {
 func (n *Node) stop(err error) {
 	if n.fatal.CompareAndSwap(nil, &err) {
 		n.logger.Error("the node stops", "reason", err)
+		if removed, ok := n.view().Removed(n.id); ok { // whoever noticed it first
+			n.noteRemoval(removed.Index)
+		}
 		close(n.stopped)
 	}
 }
@@ -250,7 +296,12 @@ func (n *Node) Sealed() error {
 func (n *Node) ID() dkek.NodeID { return n.id }
 
 // Fingerprint is that of the node's public key. Zero while sealed.
-func (n *Node) Fingerprint() dkek.Fingerprint { return n.fingerprint }
+func (n *Node) Fingerprint() dkek.Fingerprint {
+	if own := n.own.Load(); own != nil {
+		return own.fingerprint
+	}
+	return dkek.Fingerprint{}
+}
 
 // Addr is where others reach this node.
 func (n *Node) Addr() string { return n.config.Advertise }
@@ -261,6 +312,18 @@ func (n *Node) Cluster() dkek.ClusterID {
 		return m.id
 	}
 	return dkek.ClusterID{}
+}
+
+// outside says why the node is in no cluster now: it was in none, or it starts
+// and has yet to enter its own.
+func (n *Node) outside() error {
+	if n.belongs.Load() != nil {
+		return fmt.Errorf("%w: the node starts, and has yet to enter its cluster", ErrNoLeader)
+	}
+	if n.usedDevice {
+		return fmt.Errorf("%w. Its device holds a DKEK already: if the node was in a cluster, its data folder is not mounted: stop it, mount that, and start again", ErrNoCluster)
+	}
+	return ErrNoCluster
 }
 
 func (n *Node) now() time.Time { return n.config.Now() }

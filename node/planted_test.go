@@ -3,168 +3,110 @@ package node_test
 import (
 	"bytes"
 	"crypto/ed25519"
-	"encoding/base64"
-	"encoding/hex"
-	"encoding/json"
+	"encoding/binary"
 	"fmt"
-	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
+
+	"github.com/hashicorp/vault/shamir"
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
-	"github.com/keycustodian/keycustodian/hsm"
 	"github.com/keycustodian/keycustodian/hsm/keyblob"
 	"github.com/keycustodian/keycustodian/internal/secret"
-	"github.com/keycustodian/keycustodian/node"
 	"github.com/keycustodian/keycustodian/node/nodetest"
 )
 
 // Guarantee 2: a run's secrets are put together afterwards, from the shares,
 // their seal secrets and the blobs, and then looked for in everything that the
-// run wrote, logged or answered.
+// run wrote, logged or answered. What a caller was given at his own wish is in
+// that answer and nowhere else.
 func TestNoSecretLeaves(t *testing.T) {
-	dir := t.TempDir()
-	logs := &lockedBuffer{}
-	c := nodetest.StartWith(t, 3, nodetest.Options{
-		Dir: dir, Logger: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	})
-	answers := live(t, c)
-
-	secrets := collect(t, c)
-	for _, m := range c.Members {
-		var snapshot bytes.Buffer
-		if _, err := m.View().Snapshot().WriteTo(&snapshot); err != nil {
-			t.Fatal(err)
-		}
-		answers[m.Name+" snapshot"] = snapshot.Bytes()
-		m.Close()
+	l := startLife(t)
+	l.makesKeys()
+	first := l.plantShares()
+	l.replacesADevice()
+	l.reshares()
+	second := l.plantShares()
+	if !bytes.Equal(first, second) {
+		t.Fatal("a reshare made another DKEK")
 	}
-	answers["log"] = logs.Bytes()
-	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || !entry.Type().IsRegular() {
-			return err
-		}
-		answers[path], err = os.ReadFile(path)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
+	l.usesKeys()
+	l.plantKeys(second)
+	l.isToldSecrets()
+	l.isAskedEverything()
+	l.ends()
+	if len(l.planted) < 65 || len(l.said) < 400 {
+		t.Fatalf("%d secrets and %d places to search: the run is not what it was", len(l.planted), len(l.said))
 	}
-	if len(answers) < 20 {
-		t.Fatalf("only %d places to search: the run is not what it was", len(answers))
-	}
-	for place, content := range answers {
-		for _, found := range search(content, secrets) {
+	for place, content := range l.said {
+		for _, found := range l.planted.Search(content) {
 			t.Errorf("%s: found %s", place, found)
 		}
 	}
+	for name, answer := range l.own {
+		if found := (nodetest.Planted{name: l.planted[name]}).Search(answer); len(found) != 1 {
+			t.Errorf("the answer with the %s does not have it: what would be found elsewhere?", name)
+		}
+	}
 }
 
-// live makes and uses keys, replaces a device and reshares, and keeps what the
-// nodes answered.
-func live(t *testing.T, c *nodetest.Cluster) map[string][]byte {
-	ctx := t.Context()
-	answers := map[string][]byte{}
-	for i, kind := range []hsm.KeyType{hsm.RSA2048, hsm.ECDSAP256, hsm.ECDSAP521, hsm.Ed25519, hsm.AES256} {
-		key, err := c.Members[i%3].CreateKey(ctx, node.KeySpec{Name: string(kind), Type: kind})
-		if err != nil {
-			t.Fatal(err)
-		}
-		info, err := key.Info()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if answers["key "+string(kind)], err = json.Marshal(info); err != nil {
-			t.Fatal(err)
-		}
-	}
-	dead := c.Follower()
-	dead.Close()
-	dead.NewDevice()
-	dead.Start()
-	leader := c.Leader()
-	opened, err := leader.OpenProvision(ctx, node.CeremonyOptions{Node: dead.ID()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Approve(opened.ID, 1)
-	c.Done(opened.ID)
-	c.Eventually("every key is back", func() bool {
-		p := dead.RestoreProgress()
-		return p.Total == 5 && p.Done == 5
-	})
-	opened, err = leader.OpenReshare(ctx, node.CeremonyOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Approve(opened.ID, 1)
-	c.Done(opened.ID)
-	for _, info := range leader.Ceremonies() {
-		if answers["ceremony "+info.ID.String()], err = json.Marshal(info); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return answers
-}
-
-// planted is a secret by name.
-type planted map[string][]byte
-
-// collect puts the run's secrets together: what a thief with every disk and
-// every seal secret would have.
-func collect(t *testing.T, c *nodetest.Cluster) planted {
-	t.Helper()
-	secrets := planted{"SO-PIN": []byte(nodetest.SOPIN)}
-	keep := func(name string, s *secret.Bytes) {
-		s.With(func(p []byte) { secrets[name] = bytes.Clone(p) })
-	}
-	row, ok := c.Leader().View().Proven()
+// plantShares plants the sharing in force, as a thief with every disk and every
+// seal secret would put it together: sub-shares with the salts of
+// their commitments, what each dealer dealt, partials, and the DKEK, which it returns.
+func (l *life) plantShares() []byte {
+	l.t.Helper()
+	row, ok := l.Leader().View().Proven()
 	if !ok {
-		t.Fatal("no sharing is proven")
+		l.t.Fatal("no sharing is proven")
 	}
 	sharing := row.Sharing()
-	quorum := dkek.ProofQuorums(&row.Plan)[0]
-	var partials []*dkek.Secret
-	for _, m := range c.Members {
-		keep(m.Name+" seal secret", m.Seal)
-		partial := partialOf(t, m, &sharing, quorum)
-		if partial != nil {
-			keep(m.Name+" partial", partial)
+	dealt := make([][][]byte, len(sharing.Dealings)) // points of each dealer
+	bundles := map[dkek.NodeID]*dkek.Bundle{}
+	for _, m := range l.Members {
+		var plain []byte
+		bundles[m.ID()], plain = openShare(l.t, m, &sharing)
+		for d := range sharing.Dealings {
+			name := fmt.Sprintf("%s's sub-share of dealer %d in epoch %d", m.Name, d, row.Plan.Epoch)
+			sub := plain[subShare*d : subShare*(d+1)] // y || x || salt
+			l.planted[name], l.planted[name+", salt"] = sub[:32], sub[33:]
+			dealt[d] = append(dealt[d], bytes.Clone(sub[:33]))
+		}
+	}
+	for d, points := range dealt {
+		whole, err := shamir.Combine(points)
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		l.planted[fmt.Sprintf("what dealer %d dealt in epoch %d", d, row.Plan.Epoch)] = whole
+	}
+	var whole *dkek.Secret
+	for q, quorum := range dkek.ProofQuorums(&row.Plan) {
+		var partials []*dkek.Secret
+		for _, id := range quorum {
+			partial, err := dkek.Partial(&sharing, quorum, bundles[id])
+			if err != nil {
+				l.t.Fatal(err)
+			}
+			l.planted.Plant(fmt.Sprintf("%v's partial in quorum %d of epoch %d", id, q, row.Plan.Epoch), partial)
 			partials = append(partials, partial)
 		}
-	}
-	whole, err := dkek.Combine(&row.Plan, partials, row.KCV)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keep("DKEK", whole)
-	for v := range c.Leader().View().AllVersions(fsm.VersionRef{}) {
-		key, err := keyblob.Unwrap(whole, v.Material.Blob)
-		if err != nil {
-			t.Fatal(err)
+		var err error
+		if whole, err = dkek.Combine(&row.Plan, partials, row.KCV); err != nil {
+			l.t.Fatal(err)
 		}
-		secrets.key(fmt.Sprintf("key %v", v.Key), key)
 	}
-	if len(secrets) < 13 {
-		t.Fatalf("only %d secrets: the run is not what it was", len(secrets))
-	}
-	return secrets
+	l.planted.Plant("DKEK", whole)
+	return l.planted["DKEK"]
 }
 
-func partialOf(t *testing.T, m *nodetest.Member, sharing *dkek.Sharing, quorum []dkek.NodeID) *dkek.Secret {
+// subShare is how many bytes a bundle has for each dealer.
+const subShare = 49
+
+// openShare reads a member's share from its disk, by docs/format.md.
+func openShare(t *testing.T, m *nodetest.Member, sharing *dkek.Sharing) (*dkek.Bundle, []byte) {
 	t.Helper()
-	in := false
-	for _, id := range quorum {
-		in = in || id == m.ID()
-	}
-	if !in {
-		return nil
-	}
 	content, err := os.ReadFile(filepath.Join(m.Config.Dir, "shares", fmt.Sprintf("%d-%d", sharing.Plan.Epoch, sharing.Plan.Attempt)))
 	if err != nil {
 		t.Fatal(err)
@@ -177,98 +119,41 @@ func partialOf(t *testing.T, m *nodetest.Member, sharing *dkek.Sharing, quorum [
 	if err != nil {
 		t.Fatal(err)
 	}
-	partial, err := dkek.Partial(sharing, quorum, bundle)
-	if err != nil {
-		t.Fatal(err)
+	header := 34 + binary.BigEndian.Uint32(content[30:])
+	plain, err := box.Open(content[header:len(content)-32], content[:header])
+	if err != nil || len(plain) != subShare*len(sharing.Dealings) {
+		t.Fatalf("%d bytes of %d sub-shares: %v", len(plain), len(sharing.Dealings), err)
 	}
-	return partial
+	return bundle, plain
 }
 
-// key adds what makes a private key private.
-func (p planted) key(name string, key keyblob.PrivateKey) {
-	switch k := key.(type) {
-	case keyblob.RSA:
-		p[name+" d"] = k.Key.D.Bytes()
-		p[name+" p"] = k.Key.Primes[0].Bytes()
-		p[name+" q"] = k.Key.Primes[1].Bytes()
-	case keyblob.EC:
-		scalar, err := k.Key.Bytes()
-		if err == nil {
-			p[name+" scalar"] = bytes.TrimLeft(bytes.Clone(scalar), "\x00")
+// plantKeys plants what makes the private keys private.
+func (l *life) plantKeys(whole []byte) {
+	l.t.Helper()
+	wrapping := secret.Take(bytes.Clone(whole))
+	for v := range l.Leader().View().AllVersions(fsm.VersionRef{}) {
+		key, err := keyblob.Unwrap(wrapping, v.Material.Blob)
+		if err != nil {
+			l.t.Fatal(err)
 		}
-	case keyblob.Ed25519:
-		p[name+" seed"] = ed25519.PrivateKey(k.Key).Seed()
-	case keyblob.AES:
-		p[name+" bytes"] = bytes.Clone(k.Key)
-	}
-}
-
-// search names the secrets that content holds: raw, in hexadecimal of either
-// case, or in base64 of either alphabet at any of the three alignments.
-func search(content []byte, secrets planted) []string {
-	lower := bytes.ToLower(content)
-	var found []string
-	for name, value := range secrets {
-		switch {
-		case bytes.Contains(content, value):
-			found = append(found, name+", raw")
-		case bytes.Contains(lower, []byte(hex.EncodeToString(value))):
-			found = append(found, name+", hex")
-		case containsBase64(content, value):
-			found = append(found, name+", base64")
-		}
-	}
-	return found
-}
-
-func containsBase64(content, value []byte) bool {
-	for _, alphabet := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-		for shift := range 3 {
-			text := alphabet.EncodeToString(append(make([]byte, shift), value...))
-			// Characters at both ends depend on the neighbours.
-			if bytes.Contains(content, []byte(text[4:len(text)-4])) {
-				return true
+		name := fmt.Sprintf("key %v", v.Key)
+		switch k := key.(type) {
+		case keyblob.RSA:
+			l.planted[name+" d"] = k.Key.D.Bytes()
+			l.planted[name+" p"] = k.Key.Primes[0].Bytes()
+			l.planted[name+" q"] = k.Key.Primes[1].Bytes()
+		case keyblob.EC:
+			scalar, err := k.Key.Bytes()
+			if err != nil {
+				l.t.Fatal(err)
 			}
+			l.planted[name+" scalar"] = bytes.TrimLeft(scalar, "\x00")
+		case keyblob.Ed25519:
+			l.planted[name+" seed"] = ed25519.PrivateKey(k.Key).Seed()
+		case keyblob.AES:
+			l.planted[name+" bytes"] = bytes.Clone(k.Key)
+		default:
+			l.t.Fatalf("%T is not known", key)
 		}
 	}
-	return false
-}
-
-// The searcher finds what is there.
-func TestSearchFindsWhatIsPlanted(t *testing.T) {
-	value := secret.Random(32)
-	secrets := planted{}
-	value.With(func(p []byte) { secrets["it"] = bytes.Clone(p) })
-	raw := secrets["it"]
-	for name, content := range map[string]string{
-		"raw": "before" + string(raw) + "after", "hex": "x" + hex.EncodeToString(raw), "HEX": strings.ToUpper(hex.EncodeToString(raw)),
-		"base64 0": base64.StdEncoding.EncodeToString(append([]byte("abc"), raw...)),
-		"base64 1": base64.StdEncoding.EncodeToString(append([]byte("a"), raw...)) + "==",
-		"base64 2": base64.URLEncoding.EncodeToString(append([]byte("ab"), append(raw, 'x')...)),
-	} {
-		if len(search([]byte(content), secrets)) != 1 {
-			t.Errorf("%s: not found", name)
-		}
-	}
-	if found := search([]byte(strings.Repeat("nothing here ", 100)), secrets); len(found) != 0 {
-		t.Errorf("found %v where nothing is", found)
-	}
-}
-
-// lockedBuffer collects what several nodes log.
-type lockedBuffer struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.Write(p)
-}
-
-func (b *lockedBuffer) Bytes() []byte {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return bytes.Clone(b.buffer.Bytes())
 }

@@ -20,7 +20,7 @@ func newRequest() (id fsm.RequestID) {
 }
 
 // self is this node as the one who asks.
-func (n *Node) self() fsm.Actor { return fsm.Actor{Who: n.fingerprint, Node: n.id} }
+func (n *Node) self() fsm.Actor { return fsm.Actor{Who: n.Fingerprint(), Node: n.id} }
 
 // do proposes on this node's own behalf.
 func (n *Node) do(ctx context.Context, body fsm.Body) (fsm.Result, error) {
@@ -38,17 +38,17 @@ func (n *Node) propose(ctx context.Context, command fsm.Command) (fsm.Result, er
 	}
 	encoded, err := fsm.Encode(command)
 	if err != nil {
-		return fsm.Result{}, fmt.Errorf("node: propose: %w", err)
+		return fsm.Result{}, doing(err, "propose")
 	}
 	unknown := false // some try may have been appended
 	for {
 		applied, err := m.log.Propose(ctx, encoded)
 		if err == nil {
-			return resultOf(applied)
+			return n.resultOf(ctx, applied)
 		}
 		var refused *fsm.Error
 		if errors.As(err, &refused) {
-			return fsm.Result{}, refused
+			return fsm.Result{}, n.refusal(ctx, refused)
 		}
 		unknown = unknown || errors.Is(err, ErrOutcomeUnknown)
 		repeat := errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, ErrNotAppended)
@@ -62,17 +62,17 @@ func (n *Node) propose(ctx context.Context, command fsm.Command) (fsm.Result, er
 		if unknown && !errors.Is(err, ErrOutcomeUnknown) {
 			err = errors.Join(ErrOutcomeUnknown, err)
 		}
-		return fsm.Result{}, fmt.Errorf("node: propose: %w", err)
+		return fsm.Result{}, doing(err, "propose")
 	}
 }
 
-func resultOf(applied Applied) (fsm.Result, error) {
+func (n *Node) resultOf(ctx context.Context, applied appliedCommand) (fsm.Result, error) {
 	result, ok := applied.Result.(fsm.Result)
 	if !ok {
 		return fsm.Result{}, fmt.Errorf("node: propose: %w: the state answered with %T", ErrOutcomeUnknown, applied.Result)
 	}
 	if result.Err != nil {
-		return result, result.Err
+		return result, n.refusal(ctx, result.Err)
 	}
 	return result, nil
 }
@@ -92,7 +92,7 @@ func (n *Node) consistent(ctx context.Context) (*fsm.View, error) {
 		return nil, ErrNoCluster
 	}
 	if _, err := m.log.ReadBarrier(ctx); err != nil {
-		return nil, fmt.Errorf("node: consistent read: %w", err)
+		return nil, doing(err, "consistent read")
 	}
 	return m.state.State(), nil
 }

@@ -25,6 +25,7 @@ type raftTransport interface {
 // raftConfig describes one member of a node's own Raft group.
 type raftConfig struct {
 	ID        string        // the node ID in hex: permanent and never reused
+	Cluster   string        // the cluster ID in hex
 	Dir       string        // folder of the stores, with the mark beside it; "" keeps all in memory, for tests
 	Memory    *memoryStores // with Dir "": what outlives a restart; nil for nothing
 	Transport raftTransport // closed by Close
@@ -42,6 +43,16 @@ type raftConfig struct {
 	// returned, whether or not with an error, when the leadership is over.
 	Gained func(ctx context.Context, term uint64) error
 	Lost   func()
+	// Settled, if set, is told the last index of log and snapshot before Raft
+	// starts: this node has neither voted nor acknowledged anything yet. An error
+	// refuses the start.
+	Settled func(last uint64) error
+	// Meet, if set, is asked before the first request of another member is taken,
+	// and may wait; last tells the last index of the log. An error stops the log.
+	Meet func(from raft.ServerID, last func() uint64) error
+	// PeerHas, if set, is told which committed entry another member is now known
+	// to have on its disk, many times a second: it must be quick.
+	PeerHas func(id raft.ServerID, index uint64)
 	// Fatal is told once, on a goroutine of its own, why the log has stopped and
 	// the node must exit. It is not told of Close.
 	Fatal func(error)
@@ -75,6 +86,7 @@ type raftLog struct {
 	acks     *ackedTransport
 	machine  *raftMachine
 	mark     *mark
+	openedAt uint64 // the last index of log and snapshot then
 	transfer transferGuard
 	gate     gate
 
@@ -83,6 +95,7 @@ type raftLog struct {
 	leaderChanged signal
 	leaderMu      sync.Mutex
 	leaderless    time.Time // since when no leader is known; zero if one is
+	knewLeader    bool      // one was known since this was opened
 
 	errMu   sync.Mutex
 	err     error         // why the log has stopped
@@ -110,6 +123,14 @@ func openRaft(config raftConfig) (_ *raftLog, err error) {
 			stores.close()
 		}
 	}()
+	config.patch(stores)
+	hasState, err := stores.hasState()
+	if err != nil {
+		return nil, err
+	}
+	if err := config.settleOwner(stores, hasState); err != nil {
+		return nil, err
+	}
 	last, dropped, err := settleLog(stores.path, stores.log, stores.snapshots)
 	if err != nil {
 		return nil, err
@@ -117,28 +138,43 @@ func openRaft(config raftConfig) (_ *raftLog, err error) {
 	if dropped != "" {
 		config.Logger.Warn("dropped part of the log", "dropped", dropped)
 	}
-	hasState, err := raft.HasExistingState(stores.log, stores.stable, stores.snapshots)
-	if err != nil {
-		return nil, fmt.Errorf("node: open log: %w", err)
-	}
 	mark, err := openMarkFor(config.markPath(), hasState, last)
 	if err != nil {
 		return nil, err
 	}
+	if config.Settled != nil {
+		if err := config.Settled(last); err != nil {
+			return nil, err
+		}
+	}
 
-	l := &raftLog{config: config, stores: stores, mark: mark, acks: newAckedTransport(config.Transport),
+	l := &raftLog{config: config, stores: stores, mark: mark, openedAt: last, acks: newAckedTransport(config.Transport, config.PeerHas),
 		failed: make(chan struct{}), stop: make(chan struct{}), leaderless: time.Now()}
-	l.machine = &raftMachine{id: raft.ServerID(config.ID), machine: config.Machine, mark: mark, fail: l.fail, inARow: -1} // the restore at a start does not count
-	stores.stable.fail = l.fail
+	seam := &seamLog{LogStore: stores.log}
+	l.machine = &raftMachine{id: raft.ServerID(config.ID), machine: config.Machine, mark: mark, joins: seam.join, fail: l.fail, inARow: -1} // the restore at a start does not count
+	stores.stable.fail, stores.log.fail = l.fail, l.fail
+	if stores.summed != nil {
+		stores.summed.fail = l.fail
+	}
 	// Raft's loop waits for this channel's reader, who is not always there at once.
 	notify := make(chan bool, 64)
-	l.raft, err = raft.NewRaft(config.raft(logger, notify), l.machine, stores.log, stores.stable, stores.snapshots, l.acks)
+	// It writes its term; where it cannot, orStop ends the goroutine that tried.
+	started := make(chan struct{})
+	go func() {
+		defer close(started)
+		l.raft, err = raft.NewRaft(config.raft(logger, notify), l.machine, seam, stores.stable, stores.snapshots, l.acks)
+	}()
+	<-started
+	if l.raft == nil && err == nil {
+		err = l.Err()
+	}
 	if err != nil {
 		if l.machine.lastFail != nil { // Raft logs the cause and returns another error
 			err = &DamagedLogError{Path: filepath.Join(config.Dir, "snapshots"), Cause: l.machine.lastFail}
 		}
 		return nil, fmt.Errorf("node: open log: %w", err)
 	}
+	l.loops.Go(func() { l.acks.forward(l.stop, l.mayEnter()) })
 	events := make(chan raft.Observation, 64)
 	l.raft.RegisterObserver(raft.NewObserver(events, false, func(o *raft.Observation) bool {
 		switch o.Data.(type) {
@@ -224,9 +260,9 @@ func (c *raftConfig) raft(logger hclog.Logger, notify chan<- bool) *raft.Config 
 
 // Bootstrap makes this node the only member of a new cluster.
 func (l *raftLog) Bootstrap(ctx context.Context) error {
-	hasState, err := raft.HasExistingState(l.stores.log, l.stores.stable, l.stores.snapshots)
+	hasState, err := l.stores.hasState()
 	if err != nil {
-		return fmt.Errorf("node: bootstrap: %w", err)
+		return err
 	}
 	if hasState {
 		return fmt.Errorf("node: bootstrap: %w", ErrInitialised)

@@ -64,6 +64,8 @@ func (s registerSnapshot) WriteTo(w io.Writer) (int64, error) {
 
 func (r *register) Snapshot() (io.WriterTo, error) { return registerSnapshot(r.values()), nil }
 
+func (r *register) Check(io.Reader) error { return nil }
+
 func (r *register) Restore(content io.Reader) error {
 	var values []string
 	if err := json.NewDecoder(content).Decode(&values); err != nil {
@@ -244,7 +246,7 @@ func (n *testNode) stopped() error {
 
 func (n *testNode) peer() Peer { return Peer{ID: n.id, Addr: "addr-" + n.id} }
 
-func (n *testNode) propose(value string) (Applied, error) {
+func (n *testNode) propose(value string) (appliedCommand, error) {
 	return n.Propose(n.cluster.t.Context(), []byte(value))
 }
 
@@ -311,14 +313,14 @@ func (p testPeers) reach(to Peer) (*testNode, error) {
 	return n, nil
 }
 
-func (p testPeers) ProposeHere(ctx context.Context, leader Peer, command []byte) (Applied, error) {
+func (p testPeers) ProposeHere(ctx context.Context, leader Peer, command []byte) (appliedCommand, error) {
 	n, err := p.reach(leader)
 	if err != nil {
-		return Applied{}, err
+		return appliedCommand{}, err
 	}
 	applied, err := n.ProposeHere(ctx, command)
 	if _, mute := p.cluster.faults(p.from, leader.ID); mute {
-		return Applied{}, errLost
+		return appliedCommand{}, errLost
 	}
 	return applied, err
 }

@@ -6,10 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // onDisk starts a single node in dir, on the machine's own time.
@@ -262,4 +265,74 @@ func FuzzParseMark(f *testing.F) {
 			t.Errorf("%x reads as %+v, which is written otherwise", content, p)
 		}
 	})
+}
+
+// A disk that flips a bit of the log is found out at the next start: the node
+// that took such an entry would have another state than the others, and as
+// leader send it to them.
+func TestAFlippedBitOfTheLogIsRefusedOrMeansNothing(t *testing.T) {
+	dir := t.TempDir()
+	fillDisk(t, dir, "one", "two", "three")
+	path := filepath.Join(dir, "raft/log.db")
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// entries opens the stores as a start does, and reads what Raft would. What
+	// is missing before the snapshot is not needed, and a later gap is refused.
+	entries := func() (all map[uint64]raft.Log, err error) {
+		stores, err := openStores(filepath.Join(dir, "raft"), nil, raftLogger(discard()))
+		if err != nil {
+			return nil, err
+		}
+		defer stores.close()
+		last, _, err := settleLog(stores.path, stores.log, stores.snapshots)
+		if err != nil {
+			return nil, err
+		}
+		all = make(map[uint64]raft.Log)
+		for index := uint64(1); index <= last; index++ {
+			var entry raft.Log
+			err := stores.log.GetLog(index, &entry)
+			if errors.Is(err, raft.ErrLogNotFound) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			all[index] = raft.Log{Index: entry.Index, Term: entry.Term, Type: entry.Type, Data: entry.Data, Extensions: entry.Extensions}
+		}
+		return all, nil
+	}
+	want, err := entries()
+	if err != nil || len(want) < 3 {
+		t.Fatalf("%d entries: %v", len(want), err)
+	}
+	refused := 0
+	for at := 2 * os.Getpagesize(); at < len(content); at++ {
+		if content[at] == 0 || at%11 != 0 {
+			continue
+		}
+		damaged := slices.Clone(content)
+		damaged[at] ^= 0x10
+		if err := os.WriteFile(path, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := entries()
+		var damage *DamagedLogError
+		switch {
+		case errors.As(err, &damage) && damage.Path == path:
+			refused++
+		case err != nil:
+			t.Errorf("byte %d: %v", at, err)
+		}
+		for index, entry := range got {
+			if !reflect.DeepEqual(entry, want[index]) {
+				t.Errorf("byte %d: another entry %d was taken: %+v", at, index, entry)
+			}
+		}
+	}
+	if refused == 0 {
+		t.Error("nothing was refused")
+	}
 }

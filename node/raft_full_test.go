@@ -10,16 +10,23 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // fullDisk is a log's store on a disk that can be full.
 type fullDisk struct {
 	*raft.InmemStore
 	full atomic.Bool
+	// lost, where it is set, is what writes fail with after the first.
+	lost  error
+	tried atomic.Bool
 }
 
 func (d *fullDisk) room() error {
 	if d.full.Load() {
+		if d.tried.Swap(true) && d.lost != nil {
+			return d.lost
+		}
 		return syscall.ENOSPC
 	}
 	return nil
@@ -94,6 +101,24 @@ func TestAFullDiskIsSaidAtOnceAndHeals(t *testing.T) {
 	})
 }
 
+// A store that gave up does not heal by itself: the log stops with what made it
+// give up, so that whoever looks after the process starts it again.
+func TestAStoreThatGaveUpStopsTheLog(t *testing.T) {
+	onVirtualTime(t, func(t *testing.T) {
+		disk := fullDisk{lost: bbolterrors.ErrInvalidMapping}
+		cluster, a, b, c := threeNodes(t, withDisk(&disk))
+		disk.full.Store(true)
+		for _, value := range []string{"one", "two"} {
+			if _, err := cluster.leader(a, b).propose(value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := c.stopped(); !errors.Is(err, ErrDisk) || !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("stopped: %v", err)
+		}
+	})
+}
+
 // A term that cannot be written stops the log with the reason, not the process.
 func TestATermThatCannotBeWrittenStopsTheLog(t *testing.T) {
 	onVirtualTime(t, func(t *testing.T) {
@@ -105,6 +130,31 @@ func TestATermThatCannotBeWrittenStopsTheLog(t *testing.T) {
 		}
 		if err := c.stopped(); !errors.Is(err, ErrDisk) {
 			t.Errorf("stopped: %v", err)
+		}
+		if _, err := cluster.leader(a, b).propose("go on"); err != nil {
+			t.Errorf("the others: %v", err)
+		}
+	})
+}
+
+// A start on a disk that takes nothing is refused with the reason, and does not
+// end the goroutine that asked for it.
+func TestAStartOnAFullDiskIsRefused(t *testing.T) {
+	onVirtualTime(t, func(t *testing.T) {
+		var disk fullDisk
+		cluster, a, b, c := threeNodes(t, withDisk(&disk))
+		c.close()
+		disk.full.Store(true)
+		_, config := cluster.memory("c")
+		config.Memory = &memoryStores{log: &disk, snapshots: raft.NewInmemSnapshotStore()}
+		ended := make(chan error)
+		go func() {
+			defer close(ended)
+			_, err := openRaft(config)
+			ended <- err
+		}()
+		if err := <-ended; !errors.Is(err, ErrDisk) || !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("the start: %v", err)
 		}
 		if _, err := cluster.leader(a, b).propose("go on"); err != nil {
 			t.Errorf("the others: %v", err)

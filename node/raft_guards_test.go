@@ -67,7 +67,7 @@ func TestGuard04AReadIsNeverStale(t *testing.T) {
 // A heartbeat sent long before the question may be answered after it, by a member
 // that follows another leader by now. It must not count.
 func TestGuard04AnAnswerToAnOldHeartbeatDoesNotConfirmALeader(t *testing.T) {
-	acks := newAckedTransport(heartbeatDuring{})
+	acks := newAckedTransport(heartbeatDuring{}, nil)
 	servers := []raft.Server{{ID: "a"}, {ID: "b"}, {ID: "c"}}
 	var round uint64
 	send := func(during func()) {
@@ -255,7 +255,7 @@ func TestGuard08ALogThatDiffersFromItsSnapshotIsDropped(t *testing.T) {
 
 func TestGuard08RepeatedRestoresStopTheNode(t *testing.T) {
 	var failed error
-	m := &raftMachine{id: "a", machine: &register{}, mark: &mark{}, inARow: -1, fail: func(err error) { failed = err }}
+	m := &raftMachine{id: "a", machine: &register{}, mark: &mark{}, joins: (&seamLog{LogStore: raft.NewInmemStore()}).join, inARow: -1, fail: func(err error) { failed = err }}
 	restore := func() {
 		t.Helper()
 		content := &openSnapshot{io.NopCloser(jsonReader("[]")), raft.SnapshotMeta{Index: 9}}

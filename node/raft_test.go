@@ -74,6 +74,27 @@ func TestGuard02ALostLeaderLeavesTheOutcomeUnknownAndARepeatIsHarmless(t *testin
 	})
 }
 
+// A follower that lags does not say that something is done before it is in the
+// state that its caller looks at next.
+func TestWhatIsDoneIsInTheStateOfWhoAsked(t *testing.T) {
+	onVirtualTime(t, func(t *testing.T) {
+		cluster, a, b, _ := threeNodes(t)
+		hang := make(chan struct{})
+		b.state.mu.Lock()
+		b.state.hang = hang
+		b.state.mu.Unlock()
+		if _, err := b.propose("too late"); !errors.Is(err, ErrOutcomeUnknown) || !slices.Contains(a.state.values(), "too late") {
+			t.Errorf("it never catches up: %v", err)
+		}
+		time.AfterFunc(5*time.Second, func() { close(hang) })
+		applied, err := b.propose("in time")
+		cluster.must(err)
+		if got := b.state.values(); applied.Result != 2 || !slices.Contains(got, "in time") {
+			t.Errorf("answered with %v, and its state is %v", applied.Result, got)
+		}
+	})
+}
+
 func TestAFollowersLostAnswerIsAnUnknownOutcome(t *testing.T) {
 	onVirtualTime(t, func(t *testing.T) {
 		cluster, _, b, _ := threeNodes(t)
@@ -174,8 +195,8 @@ func TestACommandIsStampedAndRefusedByTheLeaderOnly(t *testing.T) {
 		if _, err := b.propose("bad"); !errors.As(err, &refused) || !errors.Is(err, errUnknownKind) {
 			t.Errorf("not refused with the reason: %v", err)
 		}
-		if _, err := b.propose(string(make([]byte, MaxCommand+1))); !errors.Is(err, ErrTooLarge) {
-			t.Errorf("a command over MaxCommand: %v", err)
+		if _, err := b.propose(string(make([]byte, maxCommand+1))); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("a command over maxCommand: %v", err)
 		}
 	})
 }

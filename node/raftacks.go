@@ -11,10 +11,13 @@ import (
 // when. Raft's VerifyLeader counts any answer that arrives after the question,
 // also one to a heartbeat sent long before it: a leader that was paused could
 // take such answers for a majority that has moved on. Rounds tell them apart.
+// What requests and answers say about how far others have come goes to peerHas.
 //
 // It does not pass on Close: the transport is closed after Raft, by raftLog.
 type ackedTransport struct {
 	raftTransport
+	peerHas  func(id raft.ServerID, index uint64)
+	requests chan raft.RPC
 
 	mu    sync.Mutex
 	round uint64
@@ -28,11 +31,14 @@ type ack struct {
 	at    time.Time
 }
 
-func newAckedTransport(t raftTransport) *ackedTransport {
-	return &ackedTransport{raftTransport: t, acks: map[raft.ServerID]ack{}}
+func newAckedTransport(t raftTransport, peerHas func(raft.ServerID, uint64)) *ackedTransport {
+	if peerHas == nil {
+		peerHas = func(raft.ServerID, uint64) {}
+	}
+	return &ackedTransport{raftTransport: t, peerHas: peerHas, requests: make(chan raft.RPC), acks: map[raft.ServerID]ack{}}
 }
 
-// AppendEntries is what heartbeats use; a pipeline of entries does not count.
+// AppendEntries is what heartbeats use; a pipeline of entries does not count for rounds.
 func (t *ackedTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, request *raft.AppendEntriesRequest, response *raft.AppendEntriesResponse) error {
 	t.mu.Lock()
 	round := t.round
@@ -41,6 +47,7 @@ func (t *ackedTransport) AppendEntries(id raft.ServerID, target raft.ServerAddre
 	if err != nil || !response.Success || response.Term != request.Term {
 		return err
 	}
+	t.noteAnswer(id, request, response)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if old := t.acks[id]; old.term < request.Term || old.term == request.Term && old.round <= round {

@@ -79,6 +79,10 @@ func entryAt(log raft.LogStore, index uint64) (entry raft.Log, found bool, err e
 	if errors.Is(err, raft.ErrLogNotFound) {
 		return entry, false, nil
 	}
+	var damaged *DamagedLogError
+	if errors.As(err, &damaged) {
+		return entry, false, err
+	}
 	if err != nil {
 		return entry, false, fmt.Errorf("node: read entry %d: %w", index, err)
 	}

@@ -8,9 +8,16 @@ import (
 
 // LastContact is when this member last knew of a majority: now for a leader,
 // who steps down when its lease ends, else when a leader was last heard from.
-// Zero if never. A leader that was cut off is believed for one lease longer
-// than it should be.
+// Zero if never: Raft also counts a vote that it gave, which says nothing of a
+// majority. A leader that was cut off is believed for one lease longer than it
+// should be.
 func (l *raftLog) LastContact() time.Time {
+	l.leaderMu.Lock()
+	never := !l.knewLeader
+	l.leaderMu.Unlock()
+	if never {
+		return time.Time{}
+	}
 	if l.Err() != nil {
 		return l.raft.LastContact()
 	}

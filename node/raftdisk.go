@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // ErrDisk: this node cannot write its log, because its disk is full or fails. It
@@ -26,6 +27,7 @@ type diskTrouble struct {
 type watchedLog struct {
 	raft.LogStore
 	trouble atomic.Pointer[diskTrouble] // nil: the last write succeeded
+	fail    func(error)                 // stops the log for good; nil before it runs
 }
 
 func (w *watchedLog) StoreLog(entry *raft.Log) error { return w.saw(w.LogStore.StoreLog(entry)) }
@@ -42,6 +44,12 @@ func (w *watchedLog) saw(err error) error {
 	since := time.Now()
 	if last := w.trouble.Load(); last != nil {
 		since = last.since
+		if errors.Is(err, bbolterrors.ErrInvalidMapping) && w.fail != nil {
+			// bbolt could not map the grown file, and will not try again: only a
+			// new start heals this. The first cause says more.
+			w.fail(last.err)
+			return err
+		}
 	}
 	w.trouble.Store(&diskTrouble{since, fmt.Errorf("%w: %w", ErrDisk, err)})
 	return err

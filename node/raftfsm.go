@@ -41,6 +41,7 @@ type raftMachine struct {
 	id      raft.ServerID
 	machine machine
 	mark    *mark
+	joins   func(index, term uint64) error // makes the log go on from a snapshot
 	fail    func(error)
 
 	applied  atomic.Uint64 // last command or configuration that the state contains
@@ -139,6 +140,9 @@ func (m *raftMachine) Restore(content io.ReadCloser) error {
 	meta, err := metaOf(content)
 	if err == nil {
 		err = m.machine.Restore(content)
+	}
+	if err == nil { // not before: a snapshot that does not verify must not cost the log
+		err = m.joins(meta.Index, meta.Term)
 	}
 	m.lastFail = err
 	if err != nil {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -155,7 +156,7 @@ func (l *raftLog) observe() {
 	l.leaderMu.Lock()
 	switch {
 	case addr != "":
-		l.leaderless = time.Time{}
+		l.leaderless, l.knewLeader = time.Time{}, true
 	case l.leaderless.IsZero():
 		l.leaderless = time.Now()
 	}
@@ -203,6 +204,30 @@ func (l *raftLog) waitForLeader(ctx context.Context, start time.Time) bool {
 		return false
 	}
 	return true
+}
+
+// errOtherLeader: who was asked does not lead any more, and another one does.
+var errOtherLeader = errors.New("another member leads by now")
+
+// whileLeads is a context for a question to the leader that ends when another
+// one is known. A leader that stands still answers nobody, and the connection to
+// it is given up only seconds after its successor was elected.
+func (l *raftLog) whileLeads(ctx context.Context, leader Peer) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		for {
+			changed := l.leaderChanged.wait()
+			if now, ok := l.Leader(); ok && now.ID != leader.ID {
+				cancel(errOtherLeader)
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // sleep waits and reports whether ctx is still there.

@@ -3,9 +3,9 @@ package node
 import "time"
 
 const (
-	// MaxCommand is the most bytes of a command, stamped. The store's file never
+	// maxCommand is the most bytes of a command, stamped. The store's file never
 	// shrinks, and a batch of 64 commands must pass within a heartbeat's time.
-	MaxCommand = 64 << 10
+	maxCommand = 64 << 10
 
 	// minTrailingLogs is the fewest entries kept behind a snapshot. With less, a
 	// follower that lags a little is sent whole snapshots, and one whose log

@@ -68,7 +68,7 @@ func (l *raftLog) change(ctx context.Context, op string, start func(raft.Configu
 	ctx, cancel := l.bounded(ctx)
 	defer cancel()
 	if err := l.Err(); err != nil {
-		return fmt.Errorf("node: %s: %w", op, err)
+		return doing(err, "%s", op)
 	}
 	if l.reign.Load() == nil {
 		return fmt.Errorf("node: %s: %w", op, notAppended(l.notLeader()))
@@ -89,7 +89,7 @@ func (l *raftLog) change(ctx context.Context, op string, start func(raft.Configu
 	})
 	switch {
 	case err == nil && refused != nil:
-		return fmt.Errorf("node: %s: %w", op, refused)
+		return doing(refused, "%s", op)
 	case err != nil:
 		return fmt.Errorf("node: %s: %w", op, l.appendError(err))
 	}
@@ -199,7 +199,7 @@ func (l *raftLog) transferTo(ctx context.Context, server raft.Server, term uint6
 	future := &pending[raft.Future]{}
 	err := future.wait(ctx, &l.gate, func() raft.Future { return l.raft.LeadershipTransferToServer(server.ID, server.Address) })
 	if err != nil {
-		return fmt.Errorf("node: transfer leadership to %s: %w", server.ID, err)
+		return doing(err, "transfer leadership to %s", server.ID)
 	}
 	return nil
 }

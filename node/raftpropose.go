@@ -12,51 +12,46 @@ import (
 
 // Propose implements replicatedLog. Whatever was certainly not appended is tried
 // again while there is hope for a leader.
-func (l *raftLog) Propose(ctx context.Context, command []byte) (Applied, error) {
+func (l *raftLog) Propose(ctx context.Context, command []byte) (appliedCommand, error) {
 	ctx, cancel := l.bounded(ctx)
 	defer cancel()
 	for start := time.Now(); ; {
 		applied, err := l.proposeOnce(ctx, command)
 		if err == nil || !errors.Is(err, ErrNotAppended) || errors.Is(err, ErrDisk) || l.Err() != nil {
-			return applied, proposeError(err)
+			return applied, err
 		}
 		if !l.waitForLeader(ctx, start) {
-			return applied, proposeError(err)
+			return applied, err
 		}
 	}
-}
-
-func proposeError(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("node: propose: %w", err)
 }
 
 // proposeOnce appends here or asks the leader to.
-func (l *raftLog) proposeOnce(ctx context.Context, command []byte) (Applied, error) {
+func (l *raftLog) proposeOnce(ctx context.Context, command []byte) (appliedCommand, error) {
 	if err := l.Err(); err != nil {
-		return Applied{}, notAppended(err)
+		return appliedCommand{}, notAppended(err)
 	}
 	if err := l.diskTrouble(); err != nil {
-		return Applied{}, notAppended(err) // it could be committed and never come here
+		return appliedCommand{}, notAppended(err) // it could be committed and never come here
 	}
 	if l.raft.State() == raft.Leader {
 		return l.append(ctx, command)
 	}
 	leader, ok := l.Leader()
 	if !ok || leader.ID == l.config.ID || l.config.Peers == nil {
-		return Applied{}, notAppended(ErrNoLeader)
+		return appliedCommand{}, notAppended(ErrNoLeader)
 	}
-	applied, err := l.config.Peers.ProposeHere(ctx, leader, command)
-	if err != nil {
-		return Applied{}, classified(err)
-	}
-	// The caller may look at the local state next. The command is committed
-	// whether or not this node catches up in time.
-	wait, cancel := context.WithTimeout(ctx, l.config.Patience)
+	asking, cancel := l.whileLeads(ctx, leader)
 	defer cancel()
-	_ = l.WaitApplied(wait, applied.Index)
+	applied, err := l.config.Peers.ProposeHere(asking, leader, command)
+	if err != nil {
+		return appliedCommand{}, classified(err)
+	}
+	// The caller looks at the local state next. Where this node does not catch up in
+	// time, that is one from before the command, which may have no such key.
+	if err := l.WaitApplied(ctx, applied.Index); err != nil {
+		return appliedCommand{}, unknownOutcome(err)
+	}
 	return applied, nil
 }
 
@@ -73,39 +68,39 @@ func classified(err error) error {
 }
 
 // ProposeHere implements replicatedLog.
-func (l *raftLog) ProposeHere(ctx context.Context, command []byte) (Applied, error) {
+func (l *raftLog) ProposeHere(ctx context.Context, command []byte) (appliedCommand, error) {
 	ctx, cancel := l.bounded(ctx)
 	defer cancel()
 	applied, err := l.append(ctx, command)
-	return applied, proposeError(err)
+	return applied, err
 }
 
 // append stamps the command and gives it to Raft, as the leader. Many callers at
 // once is what fills Raft's batches: nothing here takes them one by one.
-func (l *raftLog) append(ctx context.Context, command []byte) (Applied, error) {
+func (l *raftLog) append(ctx context.Context, command []byte) (appliedCommand, error) {
 	if err := l.mayAppend(ctx); err != nil {
-		return Applied{}, notAppended(err)
+		return appliedCommand{}, notAppended(err)
 	}
 	if l.config.Stamp != nil {
 		stamped, err := l.config.Stamp(command, time.Now())
 		if err != nil {
-			return Applied{}, &RefusedError{Cause: err}
+			return appliedCommand{}, &RefusedError{Cause: err}
 		}
 		command = stamped
 	}
-	if len(command) > MaxCommand {
-		return Applied{}, &RefusedError{Cause: fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(command), MaxCommand)}
+	if len(command) > maxCommand {
+		return appliedCommand{}, &RefusedError{Cause: fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(command), maxCommand)}
 	}
 	future := &pending[raft.ApplyFuture]{}
 	if err := future.wait(ctx, &l.gate, func() raft.ApplyFuture { return l.raft.Apply(command, l.config.Deadline) }); err != nil {
-		return Applied{}, l.appendError(err)
+		return appliedCommand{}, l.appendError(err)
 	}
 	l.transfer.clear()
 	result := future.of.Response()
 	if stopped, ok := result.(stoppedResult); ok {
-		return Applied{}, unknownOutcome(stopped.cause)
+		return appliedCommand{}, unknownOutcome(stopped.cause)
 	}
-	return Applied{Index: future.of.Index(), Result: result}, nil
+	return appliedCommand{Index: future.of.Index(), Result: result}, nil
 }
 
 // mayAppend refuses on a node that stopped, that does not lead, or that leads but

@@ -18,7 +18,13 @@ func (l *raftLog) ReadBarrier(ctx context.Context) (uint64, error) {
 		if err == nil {
 			return index, l.WaitApplied(ctx, index)
 		}
+		if errors.Is(err, errOtherLeader) {
+			continue
+		}
 		if l.Err() != nil || errors.Is(err, ErrDisk) || !l.waitForLeader(ctx, start) {
+			if _, led := l.Leader(); !led && l.Err() == nil && !errors.Is(err, ErrNoLeader) && !errors.Is(err, ErrDisk) {
+				err = fmt.Errorf("%w: %w", ErrNoLeader, err) // a connection that broke says less
+			}
 			return 0, fmt.Errorf("node: read barrier: %w", err)
 		}
 	}
@@ -35,7 +41,13 @@ func (l *raftLog) askReadIndex(ctx context.Context) (uint64, error) {
 	if !ok || leader.ID == l.config.ID || l.config.Peers == nil {
 		return 0, ErrNoLeader
 	}
-	return l.config.Peers.ReadIndex(ctx, leader)
+	asking, cancel := l.whileLeads(ctx, leader)
+	defer cancel()
+	index, err := l.config.Peers.ReadIndex(asking, leader)
+	if err != nil && errors.Is(context.Cause(asking), errOtherLeader) {
+		err = errOtherLeader
+	}
+	return index, err
 }
 
 // ReadIndex implements replicatedLog.

@@ -102,6 +102,10 @@ func checkMeta(path string) error {
 	if err != nil {
 		return err
 	}
+	return checkMetaContent(content)
+}
+
+func checkMetaContent(content []byte) error {
 	var meta raft.SnapshotMeta
 	if err := json.Unmarshal(content, &meta); err != nil {
 		return fmt.Errorf("meta.json: %w", err)

@@ -9,23 +9,24 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// LogStats is what the log says about itself, for status and metrics.
-type LogStats struct {
+// logStats is what the log says about itself, for status and metrics.
+type logStats struct {
 	State         string // follower, candidate, leader, shutdown
 	Term          uint64
 	Leader        Peer
 	AppliedIndex  uint64
 	CommitIndex   uint64
 	LastIndex     uint64
+	LastTerm      uint64 // of the entry there, in the log or the newest snapshot
 	SnapshotIndex uint64
 	Pending       int    // batches committed and waiting to be applied
 	Restores      uint64 // snapshots taken from a leader since the start
 	StoreBytes    int64  // size of the log's file
-	Members       []LogMember
+	Members       []logMember
 }
 
-// LogMember is a member in the log's own configuration.
-type LogMember struct {
+// logMember is a member in the log's own configuration.
+type logMember struct {
 	Peer
 	Voter bool
 	// LastContact is when it last answered this node; zero where this node does
@@ -33,10 +34,13 @@ type LogMember struct {
 	LastContact time.Time
 }
 
+// OpenedAt implements replicatedLog.
+func (l *raftLog) OpenedAt() uint64 { return l.openedAt }
+
 // Stats implements replicatedLog.
-func (l *raftLog) Stats() LogStats {
+func (l *raftLog) Stats() logStats {
 	leader, _ := l.Leader()
-	stats := LogStats{
+	stats := logStats{
 		State:        strings.ToLower(l.raft.State().String()),
 		Term:         l.raft.CurrentTerm(),
 		Leader:       leader,
@@ -46,6 +50,9 @@ func (l *raftLog) Stats() LogStats {
 		Restores:     l.machine.restores.Load(),
 	}
 	raw := l.raft.Stats()
+	inLog, _ := strconv.ParseUint(raw["last_log_term"], 10, 64)
+	inSnapshot, _ := strconv.ParseUint(raw["last_snapshot_term"], 10, 64)
+	stats.LastTerm = max(inLog, inSnapshot) // the log alone says 0 where all of it is in the snapshot
 	stats.SnapshotIndex, _ = strconv.ParseUint(raw["last_snapshot_index"], 10, 64)
 	stats.Pending, _ = strconv.Atoi(raw["fsm_pending"])
 	if info, err := os.Stat(l.stores.path); err == nil {
@@ -53,7 +60,7 @@ func (l *raftLog) Stats() LogStats {
 	}
 	leads := l.raft.State() == raft.Leader
 	for _, server := range l.raft.GetConfiguration().Configuration().Servers {
-		member := LogMember{Peer: Peer{ID: string(server.ID), Addr: string(server.Address)}, Voter: server.Suffrage == raft.Voter}
+		member := logMember{Peer: Peer{ID: string(server.ID), Addr: string(server.Address)}, Voter: server.Suffrage == raft.Voter}
 		if leads {
 			member.LastContact = l.acks.lastContact(server.ID)
 		}

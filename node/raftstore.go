@@ -19,6 +19,7 @@ import (
 // raftStores is what Raft keeps: the log, its vote and term, and snapshots.
 type raftStores struct {
 	log       *watchedLog
+	summed    *checkedLog // nil in memory
 	stable    *voteStore
 	snapshots *snapshotStore
 	path      string // of the log's file; "" in memory
@@ -58,12 +59,13 @@ func openStores(dir string, memory *memoryStores, logger hclog.Logger) (*raftSto
 		return nil, err
 	}
 	// Followers mostly want what was just appended.
-	cache, err := raft.NewLogCache(512, bolt)
+	summed := &checkedLog{LogStore: bolt, path: path}
+	cache, err := raft.NewLogCache(512, summed)
 	if err != nil {
 		bolt.Close()
 		return nil, fmt.Errorf("node: open log: %w", err)
 	}
-	return &raftStores{log: &watchedLog{LogStore: cache}, stable: &voteStore{StableStore: bolt}, snapshots: snapshots, path: path, close: bolt.Close}, nil
+	return &raftStores{log: &watchedLog{LogStore: cache}, summed: summed, stable: &voteStore{StableStore: bolt}, snapshots: snapshots, path: path, close: bolt.Close}, nil
 }
 
 // openBolt opens the log's file. Without these options an append to an aged file
@@ -132,14 +134,15 @@ func boltError(path string, err error) error {
 	return fmt.Errorf("node: open log: %w", err)
 }
 
-// DamagedLogError refuses a start: part of the log or of a snapshot cannot be read.
+// DamagedLogError refuses a start, or ends the log: part of the log or of a
+// snapshot cannot be read, or is not what was written.
 type DamagedLogError struct {
 	Path  string
 	Cause error
 }
 
 func (e *DamagedLogError) Error() string {
-	return fmt.Sprintf("node: start refused: %s is damaged: %v; remove this node from the cluster and join with an empty data folder", e.Path, e.Cause)
+	return fmt.Sprintf("node: %s is damaged: %v; remove this node from the cluster and join with an empty data folder; where no member has a log that is whole, go on from a backup (nodectl cluster restore)", e.Path, e.Cause)
 }
 
 func (e *DamagedLogError) Unwrap() error { return e.Cause }

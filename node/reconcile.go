@@ -46,7 +46,7 @@ type upkeepRoom struct {
 	wakes    []chan struct{} // of the parts
 	holding  *holdings
 	progress atomic.Pointer[RestoreProgress]
-	booted   atomic.Uint64 // index of the first linearizable read since the start; 0: none yet
+	booted   atomic.Bool // a linearizable read was answered since the start
 
 	mu     sync.Mutex
 	failed map[fsm.VersionRef]time.Time // loads that failed, and when
@@ -65,7 +65,6 @@ func (u *upkeepRoom) start() {
 	u.part("destroy", u.destroyDue, fsm.TableVersions)
 	u.part("tombstones", u.bury, fsm.TableTombstones)
 	u.node.run(u.cover)
-	u.node.run(u.bootSoon)
 }
 
 // part runs one look whenever something may have changed. What fails is tried
@@ -170,7 +169,7 @@ func (u *upkeepRoom) reconcile(ctx context.Context) (time.Duration, error) {
 		return time.Second, err
 	}
 	list, progress := u.lacking()
-	u.progress.Store(&progress)
+	u.report(progress)
 	for i, m := range list {
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
@@ -198,9 +197,8 @@ func (u *upkeepRoom) reconcile(ctx context.Context) (time.Duration, error) {
 			progress.Failed++
 			u.loadFailed(m.version.Ref(), err)
 		}
-		step := progress
-		step.At = u.node.now()
-		u.progress.Store(&step)
+		progress.At = u.node.now()
+		u.report(progress)
 		if d.slots.clock.Load() > uses && i+1 < len(list) && !sleepFor(ctx, loadPause) {
 			return 0, ctx.Err()
 		}
@@ -210,6 +208,9 @@ func (u *upkeepRoom) reconcile(ctx context.Context) (time.Duration, error) {
 	}
 	return 0, u.dropSpares(ctx)
 }
+
+// report shows a copy to whoever asks.
+func (u *upkeepRoom) report(progress RestoreProgress) { u.progress.Store(&progress) }
 
 // serve remembers that room was made for a key; the oldest memory is as good as
 // none.
@@ -236,6 +237,7 @@ func (u *upkeepRoom) loadFailed(ref fsm.VersionRef, err error) {
 // lacking compares the state with the device.
 func (u *upkeepRoom) lacking() ([]missing, RestoreProgress) {
 	d, view := u.node.device, u.node.view()
+	d.slots.recognise(view)
 	types := d.token.Capabilities()
 	progress := RestoreProgress{Room: true, At: u.node.now()}
 	var list []missing
@@ -248,6 +250,9 @@ func (u *upkeepRoom) lacking() ([]missing, RestoreProgress) {
 		ref := v.Ref()
 		held, found := d.slots.holds(ref)
 		u.holding.compare(view, u.node.id, ref, held)
+		if !held && u.node.keys.isArriving(v.Request) {
+			continue
+		}
 		progress.Total++
 		if held {
 			progress.Done++
@@ -306,33 +311,40 @@ func (t *slotTable) holds(ref fsm.VersionRef) (held, found bool) {
 // dropSpares deletes second objects of keys: a proof that was cut off left them.
 // Each is proven first: what is not the key is not ours to delete.
 func (u *upkeepRoom) dropSpares(ctx context.Context) error {
-	d := u.node.device
-	for _, c := range d.slots.claimSpares() {
-		view := u.node.view()
-		version, ok := view.Version(c.ref.Key, c.ref.N)
-		var key *fsm.Key
-		if ok {
-			key, ok = view.KeyByID(c.ref.Key)
-		}
-		if !ok || !version.State.Live() {
-			d.slots.leave(c.object.Slot)
-			continue
-		}
-		public, err := publicOf(version)
-		if err == nil {
-			err = d.prove(ctx, c.object.Slot, key, version, public)
-		}
-		switch {
-		case err == nil:
-			d.slots.discard(ctx, c.object.Slot)
-		case errors.Is(err, errWrongKey):
-			d.slots.lostTo(version, c.object.Slot, c.tag)
-		default:
-			d.slots.leave(c.object.Slot)
-			return err
-		}
+	var errs []error
+	for _, c := range u.node.device.slots.claimSpares() { // all are taken: each must be let go
+		errs = append(errs, u.dropSpare(ctx, c))
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// dropSpare deletes one, of which the caller has taken the slot.
+func (u *upkeepRoom) dropSpare(ctx context.Context, c slotContent) error {
+	d := u.node.device
+	view := u.node.view()
+	version, ok := view.Version(c.ref.Key, c.ref.N)
+	var key *fsm.Key
+	if ok {
+		key, ok = view.KeyByID(c.ref.Key)
+	}
+	if !ok || !version.State.Live() {
+		d.slots.leave(c.object.Slot)
+		return nil
+	}
+	public, err := publicOf(version)
+	if err == nil {
+		err = d.prove(ctx, c.object.Slot, key, version, public)
+	}
+	switch {
+	case err == nil:
+		d.slots.discard(ctx, c.object.Slot)
+		return nil
+	case errors.Is(err, errWrongKey):
+		d.slots.lostTo(version, c.object.Slot, c.tag)
+		return nil
+	}
+	d.slots.leave(c.object.Slot)
+	return err
 }
 
 // claimSpares takes the second objects of keys of which the first is proven.

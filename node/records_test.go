@@ -21,6 +21,9 @@ func recordNode(t testing.TB) *Node {
 	n := &Node{files: &memoryFiles{}, logger: slog.New(slog.DiscardHandler)}
 	n.seal.Store(secret.Random(secret.KeySize))
 	rand.Read(n.id[:])
+	if err := n.files.append(releaseFile, nil); err != nil { // as with the identity
+		t.Fatal(err)
+	}
 	return n
 }
 

@@ -66,12 +66,11 @@ func newReleaseRoom(n *Node) (*releaseRoom, error) {
 // reported, and a new file begun.
 func (r *releaseRoom) load() error {
 	if _, err := r.node.files.read(releaseAside); err == nil && r.trouble == nil {
-		r.trouble = fmt.Errorf("node: releases: an earlier record was damaged or changed and is kept as %q: look into it, then move it away", releaseAside)
+		r.trouble = fmt.Errorf("node: releases: an earlier record was damaged, changed or missing and what there was is kept as %q: look into it, then move it away", releaseAside)
 	}
 	content, err := r.node.files.read(releaseFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		r.notes, r.torn = nil, false
-		return nil
+		return r.beginAnew()
 	}
 	if err != nil {
 		return fmt.Errorf("node: releases: %w", err)
@@ -91,6 +90,22 @@ func (r *releaseRoom) load() error {
 		}
 	}
 	r.notes, r.torn = notes, false
+	return nil
+}
+
+// beginAnew makes the file that a node has from the moment it has an identity. An
+// empty releaseAside keeps in mind that the former one is gone.
+func (r *releaseRoom) beginAnew() error {
+	r.trouble = fmt.Errorf("node: releases: the file %q is missing, and what this node released is known from the log alone: put the file back if you have it, then move %q away", releaseFile, releaseAside)
+	r.node.logger.Error("releases: the record of what this node released is missing", "reason", r.trouble)
+	var err error
+	if _, missing := r.node.files.read(releaseAside); missing != nil {
+		err = r.node.files.write(releaseAside, nil)
+	}
+	if err = errors.Join(err, r.node.files.write(releaseFile, nil)); err != nil {
+		return fmt.Errorf("node: releases: %w", err)
+	}
+	r.notes, r.torn = nil, false
 	return nil
 }
 
@@ -170,6 +185,26 @@ func (r *releaseRoom) cited(provision, by fsm.CeremonyID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.ContainsFunc(r.notes, func(n ReleaseNote) bool { return n.Cites == provision && n.Ceremony != by })
+}
+
+// unrecorded are this node's releases up to a log index that the state shows and
+// this node's own record lacks.
+func (r *releaseRoom) unrecorded(view *fsm.View, upTo uint64) []error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	recorded := make(map[uint64]bool, len(r.notes))
+	for _, note := range r.notes {
+		recorded[note.Index] = true
+	}
+	var missing []error
+	for c := range view.Ceremonies() {
+		for _, release := range c.Releases {
+			if release.Holder == r.node.id && release.Index <= upTo && !recorded[release.Index] {
+				missing = append(missing, fmt.Errorf("node: releases: the log has a release of this node to %v (ceremony %v, log index %d) that its own record lacks: it was interrupted before the share left, or the record was lost or put back", release.Recipient, c.ID, release.Index))
+			}
+		}
+	}
+	return missing
 }
 
 // Releases are the shares that this node has given away, by its own record, the

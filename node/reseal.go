@@ -30,7 +30,7 @@ const (
 //
 // Have the node read next at its starts from then on. Killed or failed half way,
 // it is finished by a start with next, or by repeating it; present is refused.
-func (n *Node) Reseal(ctx context.Context, present, next *secret.Bytes) error {
+func (n *Node) Reseal(ctx context.Context, present, next *hsm.Secret) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
@@ -54,7 +54,7 @@ func (n *Node) Reseal(ctx context.Context, present, next *secret.Bytes) error {
 		return fmt.Errorf("node: reseal: nothing was changed: %w", errors.Join(err, n.files.remove(resealFile)))
 	}
 	if err != nil {
-		return fmt.Errorf("node: reseal: half done; repeat it, or start the node with the new seal secret: %w", err)
+		return doing(err, "reseal: half done; repeat it, or start the node with the new seal secret")
 	}
 	n.logger.Info("reseal: the seal secret is changed")
 	return nil
@@ -85,7 +85,7 @@ func (n *Node) beginReseal(present, next *secret.Bytes) (*secret.Bytes, error) {
 	content := []byte(resealMagic)
 	is.With(func(p []byte) { content = append(content, box.Seal(p, []byte(resealMagic))...) })
 	if err := n.files.write(resealFile, content); err != nil {
-		return nil, fmt.Errorf("node: reseal: nothing was changed: %w", err)
+		return nil, doing(err, "reseal: nothing was changed")
 	}
 	return is.Clone(), nil
 }
@@ -98,7 +98,7 @@ func formerSeal(f files, seal *secret.Bytes) (*secret.Bytes, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("node: reseal: %w", err)
+		return nil, doing(err, "reseal")
 	}
 	box, err := secret.NewBox(seal, resealPurpose)
 	if err != nil {
@@ -125,10 +125,15 @@ func (n *Node) reseal(ctx context.Context, r *resealing) error {
 			return err
 		}
 	}
-	if err := r.identity(); err != nil {
+	n.identityMu.Lock()
+	err := r.identity()
+	if err == nil {
+		n.seal.Swap(r.next.Clone()).Wipe()
+	}
+	n.identityMu.Unlock()
+	if err != nil {
 		return err
 	}
-	n.seal.Swap(r.next.Clone()).Wipe()
 	return n.files.remove(resealFile)
 }
 
@@ -156,11 +161,11 @@ func (n *Node) openBetween(ctx context.Context, former, seal *secret.Bytes) (ide
 	r := n.resealing(former, seal)
 	r.id = who.node
 	if err := n.resealDevice(ctx, r); err != nil {
-		return identity{}, errors.Join(fmt.Errorf("node: reseal: %w", err), n.dropDevice())
+		return identity{}, errors.Join(doing(err, "reseal"), n.dropDevice())
 	}
 	for _, step := range []func() error{r.pins, r.releases, r.shares, r.rejected, r.identity, func() error { return n.files.remove(resealFile) }} {
 		if err := step(); err != nil {
-			return identity{}, errors.Join(fmt.Errorf("node: reseal: %w", err), n.dropDevice())
+			return identity{}, errors.Join(doing(err, "reseal"), n.dropDevice())
 		}
 	}
 	n.logger.Info("reseal: a change of the seal secret that was interrupted is finished")

@@ -188,14 +188,22 @@ func (r *resealing) identity() error {
 		if err := json.Unmarshal(content, &record); err != nil {
 			return nil, fmt.Errorf("damaged: %w", err)
 		}
-		sealed, err := sealAgain(record.SealedKey, r.id[:], former, next)
-		if errors.Is(err, errNeither) {
-			return nil, errors.New("the node key opens under neither seal secret")
+		changed := false
+		for _, key := range record.sealed() {
+			sealed, err := sealAgain(*key, r.id[:], former, next)
+			if errors.Is(err, errNeither) {
+				return nil, errors.New("the node key opens under neither seal secret")
+			}
+			if err != nil {
+				return nil, err
+			}
+			if sealed != nil {
+				*key, changed = sealed, true
+			}
 		}
-		if sealed == nil {
-			return nil, err
+		if !changed {
+			return nil, nil
 		}
-		record.SealedKey = sealed
 		fresh, err := json.MarshalIndent(record, "", "  ")
 		return append(fresh, '\n'), err
 	})

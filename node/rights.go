@@ -38,7 +38,7 @@ type Caller struct {
 
 // Self is the program that this node runs in. It may do what a member may.
 func (n *Node) Self() Caller {
-	return Caller{Kind: CallerSelf, Fingerprint: n.fingerprint, Name: n.config.Name}
+	return Caller{Kind: CallerSelf, Fingerprint: n.Fingerprint(), Name: n.config.Name}
 }
 
 // CallerOf finds out whose fingerprint this is, in the state as it is now.
@@ -57,32 +57,56 @@ func callerIn(view *fsm.View, f dkek.Fingerprint) (Caller, error) {
 	return Caller{}, fmt.Errorf("%w: the fingerprint %s is nobody's here", ErrForbidden, f)
 }
 
+// as is the caller with the fingerprint that the state gives it: this program has
+// that of its node, whose key may have been rotated since the caller was made.
+func (n *Node) as(caller Caller, view *fsm.View) Caller {
+	if caller.Kind == CallerSelf && n.hadKey(caller.Fingerprint) {
+		if m, ok := view.Member(n.id); ok {
+			caller.Fingerprint = m.Fingerprint
+		}
+	}
+	return caller
+}
+
 // authorise says why the caller may not do this with a key, or nil. The answer
 // is a *fsm.Error with code NotAllowed, or ErrForbidden for the socket, which
 // never acts on keys.
-func authorise(view *fsm.View, caller Caller, verb fsm.Verbs, name string) error {
-	switch caller.Kind {
-	case CallerSelf, CallerMember, CallerOperator, CallerClient:
-		return view.May(caller.Fingerprint, verb, name)
+func (n *Node) authorise(view *fsm.View, caller Caller, verb fsm.Verbs, name string) error {
+	if err := caller.actsOnKeys(); err != nil {
+		return err
 	}
-	return fmt.Errorf("%w: the %s does not act on keys: use a client's or operator's identity", ErrForbidden, caller.Kind)
+	return view.May(n.as(caller, view).Fingerprint, verb, name)
+}
+
+func (c Caller) actsOnKeys() error {
+	switch c.Kind {
+	case CallerSelf, CallerMember, CallerOperator, CallerClient:
+		return nil
+	}
+	return fmt.Errorf("%w: the %s does not act on keys: use a client's or operator's identity", ErrForbidden, c.Kind)
 }
 
 // authoriseUse is authorise for one use of a key that was looked up already. It
-// goes the short way for the program that the node runs in, whose uses are the
-// many.
+// goes the short way for the program that the node runs in.
 func (n *Node) authoriseUse(view *fsm.View, caller Caller, verb fsm.Verbs, key *fsm.Key) error {
-	if caller.Kind != CallerSelf || key.Usage&verb != verb || len(key.Policy.Clients) > 0 && !slices.Contains(key.Policy.Clients, caller.Fingerprint) {
-		return authorise(view, caller, verb, key.Name)
+	if err := caller.actsOnKeys(); err != nil {
+		return err
 	}
-	if m, ok := view.Member(n.id); !ok || m.Fingerprint != caller.Fingerprint {
-		return authorise(view, caller, verb, key.Name)
+	if caller.Kind == CallerSelf && key.Usage&verb == verb && (len(key.Policy.Clients) == 0 || slices.Contains(key.Policy.Clients, caller.Fingerprint)) {
+		if m, ok := view.Member(n.id); ok && m.Fingerprint == caller.Fingerprint {
+			return nil
+		}
 	}
-	return nil
+	return view.MayUse(n.as(caller, view).Fingerprint, verb, key)
 }
 
 // actor is the caller as commands name it: this node vouches for it.
-func (n *Node) actor(caller Caller) fsm.Actor { return fsm.Actor{Who: caller.Fingerprint, Node: n.id} }
+func (n *Node) actor(caller Caller) fsm.Actor {
+	if caller.Kind == CallerSelf {
+		return n.self()
+	}
+	return fsm.Actor{Who: caller.Fingerprint, Node: n.id}
+}
 
 // propose for a caller, under a request ID of its own or a new one.
 func (n *Node) command(caller Caller, request fsm.RequestID, body fsm.Body) fsm.Command {

@@ -96,7 +96,7 @@ func (u *upkeepRoom) buryRival(ctx context.Context, view *fsm.View, o orphan) er
 		d.slots.leave(o.slot) // a tombstone names it, or the next enumeration says what it is
 		return nil
 	}
-	if o.tag.index > u.booted.Load() && !u.node.keys.isOwn(o.tag.request) {
+	if u.isYounger(o.tag) {
 		d.slots.setAside(o.slot, o.tag, whyYounger)
 		return nil
 	}

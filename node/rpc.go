@@ -39,6 +39,7 @@ var wireCodes = []struct {
 	{"outcome-unknown", ErrOutcomeUnknown},
 	{"not-appended", ErrNotAppended},
 	{"no-leader", ErrNoLeader},
+	{"not-leading", errNotLeading},
 	{"sealed", ErrSealed},
 	{"no-cluster", ErrNoCluster},
 	{"stale", ErrStale},
@@ -106,16 +107,20 @@ func (n *Node) call(ctx context.Context, to dkek.NodeID, method string, request,
 }
 
 func (n *Node) callPeer(ctx context.Context, peer transport.Peer, method string, request, answer any) error {
+	return callBy(ctx, n.server.Peers().Call, peer, method, request, answer)
+}
+
+func callBy(ctx context.Context, call func(context.Context, transport.Peer, string, []byte) ([]byte, error), peer transport.Peer, method string, request, answer any) error {
 	body, err := wireEncoder.Marshal(request)
 	if err != nil {
-		return fmt.Errorf("node: call %s: %w", method, err)
+		return doing(err, "call %s", method)
 	}
-	body, err = n.server.Peers().Call(ctx, peer, method, body)
+	body, err = call(ctx, peer, method, body)
 	if err != nil {
 		return fromWire(err)
 	}
 	if err := wireDecoder.Unmarshal(body, answer); err != nil {
-		return fmt.Errorf("node: call %s: the answer cannot be read: %w", method, err)
+		return doing(err, "call %s: the answer cannot be read", method)
 	}
 	return nil
 }
@@ -123,17 +128,25 @@ func (n *Node) callPeer(ctx context.Context, peer transport.Peer, method string,
 // handle answers members' calls of one method. from is the caller, who proved
 // its key on this connection.
 func handle[Q, A any](n *Node, method string, answer func(ctx context.Context, from *fsm.Member, request Q) (A, error)) {
-	err := n.server.Peers().Handle(method, func(ctx context.Context, from transport.Fingerprint, body []byte) ([]byte, error) {
-		member, ok := n.awaitMember(ctx, dkek.Fingerprint(from))
+	handleEarly(n, method, func(ctx context.Context, from dkek.Fingerprint, request Q) (a A, err error) {
+		member, ok := n.awaitMember(ctx, from)
 		if !ok {
 			// Known from a join's answer or by hearsay: Raft's affair only.
-			return nil, &transport.RemoteError{Code: transport.CodeNotMember, Message: "this node does not know you yet"}
+			return a, &transport.RemoteError{Code: transport.CodeNotMember, Message: "this node does not know you yet"}
 		}
+		return answer(ctx, member, request)
+	})
+}
+
+// handleEarly is handle for what any peer may ask that this node takes for a
+// member, its state knows it already or not.
+func handleEarly[Q, A any](n *Node, method string, answer func(ctx context.Context, from dkek.Fingerprint, request Q) (A, error)) {
+	err := n.server.Peers().Handle(method, func(ctx context.Context, from transport.Fingerprint, body []byte) ([]byte, error) {
 		var request Q
 		if err := wireDecoder.Unmarshal(body, &request); err != nil {
 			return nil, &transport.RemoteError{Code: transport.CodeMalformed, Message: "the request cannot be read"}
 		}
-		out, err := answer(ctx, member, request)
+		out, err := answer(ctx, dkek.Fingerprint(from), request)
 		if err != nil {
 			return nil, toWire(err)
 		}

@@ -14,9 +14,11 @@ import (
 const shareEvery = 24 * time.Hour
 
 // start looks after the shares: what was proven is checked and written down,
-// what is over is erased, and how the share is gets reported.
+// what is over is erased, and how the share is gets reported. After a start the log
+// is still being replayed: what the members' table says of the share may be older
+// than the last report, and what is right now wrong a moment later.
 func (s *shareRoom) start() {
-	changed := s.node.watch(fsm.TableSharings, fsm.TableCeremonies, fsm.TableCluster)
+	changed := s.node.watch(fsm.TableSharings, fsm.TableCeremonies, fsm.TableCluster, fsm.TableMembers)
 	s.node.run(func(ctx context.Context) { s.tend(ctx, changed) })
 }
 
@@ -62,8 +64,8 @@ func (s *shareRoom) clear(ctx context.Context, view *fsm.View) error {
 		row, known := view.Sharing(name.epoch, name.attempt)
 		_, wasInForce := s.readProof(name)
 		switch {
-		case known && row.Status == fsm.SharingDropped && wasInForce != nil && (held.err != nil || row.Hash == held.sharing.Hash()):
-			errs = append(errs, s.erase(name)) // it never came into force
+		case known && row.Status == fsm.SharingDropped && wasInForce != nil && (held.err != nil || row.Hash == held.sharing.Hash()) && !s.hasReported(name):
+			errs = append(errs, s.drop(name)) // it never came into force
 		case proof.err == nil && name.epoch < proof.name.epoch && s.safe(proof):
 			if err := s.node.ceremonies.at(ctx, "proof written"); err != nil {
 				return err
@@ -77,13 +79,21 @@ func (s *shareRoom) clear(ctx context.Context, view *fsm.View) error {
 }
 
 // safe tells whether this node has done its part for a later sharing: it holds
-// its share, or has none to hold.
+// its share, which reads now and not only when it was last looked at, or has none
+// to hold.
 func (s *shareRoom) safe(p provenSharing) bool {
 	if p.sharing.Plan.HolderIndex(s.node.id) < 0 {
 		return true
 	}
-	held, ok := s.shares()[p.name]
-	return ok && held.err == nil && held.sharing.Hash() == p.sharing.Hash()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	bundle, sharing, err := s.open(p.name)
+	if err != nil {
+		s.held[p.name] = heldShare{err: err}
+		return false
+	}
+	bundle.Wipe()
+	return sharing.Hash() == p.sharing.Hash()
 }
 
 // tellErased commits what this node erased, until the cluster knows.
@@ -129,6 +139,6 @@ func (s *shareRoom) report(ctx context.Context, view *fsm.View, again bool) erro
 	if old := self.Share; !again && old != nil && old.Epoch == health.Epoch && old.Attempt == health.Attempt && old.OK == health.OK && old.Text == health.Text {
 		return nil
 	}
-	_, err := s.node.do(ctx, &fsm.MemberReport{Node: s.node.id, ReadsTo: fsm.CommandVersion, SealKept: self.SealKept, Share: health})
+	_, err := s.node.do(ctx, &fsm.MemberReport{Node: s.node.id, ReadsTo: s.node.readsTo.Load(), Share: health})
 	return err
 }

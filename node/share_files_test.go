@@ -2,7 +2,6 @@ package node_test
 
 import (
 	"bytes"
-	"slices"
 	"strings"
 	"testing"
 
@@ -98,50 +97,4 @@ func TestDeviceWithUnknownKey(t *testing.T) {
 		}
 		c.CreateDKEK()
 	})
-}
-
-// The leader dies at any step of a provision or reshare that it has no share in:
-// the next one carries on.
-func TestLeaderLoss(t *testing.T) {
-	for _, point := range []string{"gathered", "device initialised", "device ready", "proof committed"} {
-		t.Run("provision/"+point, func(t *testing.T) {
-			in(t, func(t *testing.T) {
-				c := nodetest.Start(t, 3)
-				target := blankDevice(c, c.Follower())
-				there := pauseAt(target, point)
-				id := openProvision(t, target, node.CeremonyOptions{})
-				c.Approve(id, 1)
-				there.pass(c, func() { c.Leader().Crash() })
-				c.Done(id)
-			})
-		})
-	}
-	for _, point := range []string{"dealt", "dealing recorded", "bundle written", "acknowledged", "gathered", "proof committed"} {
-		t.Run("reshare/"+point, func(t *testing.T) {
-			in(t, func(t *testing.T) {
-				c := nodetest.Start(t, 4)
-				leader := c.Leader()
-				// The leader is dropped, and cannot deal.
-				leader.Config.Memory.SetContent("shares/1-1", nil)
-				options := node.CeremonyOptions{}
-				for _, m := range c.Members {
-					if m != leader {
-						options.Holders = append(options.Holders, m.ID())
-					}
-				}
-				id := openReshare(t, c.Follower(), options)
-				info, err := c.Follower().Ceremony(t.Context(), id)
-				if err != nil || info.Terms.Plan.DealerIndex(leader.ID()) >= 0 {
-					t.Fatalf("the leader deals: %v", err)
-				}
-				// The first new holder deals, holds and proves.
-				first := info.Terms.Plan.Holders[0].Node
-				at := slices.IndexFunc(c.Members, func(m *nodetest.Member) bool { return m.ID() == first })
-				there := pauseAt(c.Members[at], point)
-				c.Approve(id, 1)
-				there.pass(c, leader.Crash)
-				c.Done(id)
-			})
-		})
-	}
 }

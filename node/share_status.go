@@ -33,11 +33,14 @@ func (n *Node) Shares() []ShareStatus {
 
 // Distrust says what in this node's own records is damaged or contradicts the
 // log, in words for status: operators that it does not believe, releases that
-// cannot be read. Nil where all is well.
+// cannot be read or are not there, proofs, the reservation of slots. Nil where all
+// is well.
 func (n *Node) Distrust() []error {
 	if n.shares == nil {
 		return nil
 	}
 	_, releases := n.Releases()
-	return slices.DeleteFunc([]error{n.pins.err(), releases}, func(err error) bool { return err == nil })
+	list := append([]error{n.pins.err(), releases, n.device.slots.damage()}, n.shares.badProofs()...)
+	list = append(list, n.shares.releases.unrecorded(n.view(), n.logBefore.Load())...)
+	return slices.DeleteFunc(list, func(err error) bool { return err == nil })
 }

@@ -24,11 +24,13 @@ type shareRoom struct {
 	former   *secret.Box // while shares are sealed anew: what some still open under
 	releases *releaseRoom
 
-	mu   sync.Mutex // the files, and held
+	mu   sync.Mutex // the files, held and bad
 	held map[sharingName]heldShare
-	wake chan struct{} // asks for a look; buffered 1
+	bad  map[sharingName]error // proofs that are damaged
+	wake chan struct{}         // asks for a look; buffered 1
 
 	verified sync.Map // sharingName to *dkek.Sharing: proofs that were read and verify
+	reported reportedShares
 }
 
 // sharingName is a sharing's epoch and attempt.
@@ -63,14 +65,20 @@ func newShareRoom(n *Node) (*shareRoom, error) {
 	if s.releases, err = newReleaseRoom(n); err != nil {
 		return nil, err
 	}
+	if err := s.readReported(); err != nil {
+		return nil, err
+	}
 	return s, s.check()
 }
 
-// check unseals every share and compares it with its commitments. One that is
-// bad is remembered as such and never deleted for it.
+// check unseals every share and compares it with its commitments, and reads every
+// proof. One that is bad is remembered as such and never deleted for it.
 func (s *shareRoom) check() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.checkProofs(); err != nil {
+		return err
+	}
 	files, err := s.node.files.list(shareFolder)
 	if err != nil {
 		return fmt.Errorf("node: shares: %w", err)
@@ -172,6 +180,11 @@ func (s *shareRoom) keep(sharing *dkek.Sharing, bundle *dkek.Bundle) error {
 func (s *shareRoom) erase(name sharingName) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.remove(name)
+}
+
+// remove is erase; s.mu is held.
+func (s *shareRoom) remove(name sharingName) error {
 	if err := s.node.files.remove(name.file()); err != nil {
 		return fmt.Errorf("node: share %s: erase: %w", name, err)
 	}

@@ -51,10 +51,12 @@ type slotTable struct {
 	count   int    // slots of the device
 	changes uint64 // counts changes of content
 	content map[hsm.Slot]*slotContent
+	doubts  int                           // slots whose content is in doubt
 	held    map[fsm.VersionRef]*residence // the same as residents
 	found   map[fsm.VersionRef]hsm.Slot   // of an object that is not proven yet
 	loads   map[fsm.VersionRef]*keyLoad
 	runs    slotRuns
+	damaged error // what was wrong with the file of the runs
 	free    []hsm.Slot
 	freed   chan struct{} // closed when a slot may have become free
 }
@@ -90,6 +92,7 @@ type slotContent struct {
 	ref    fsm.VersionRef
 	object hsm.Object
 	why    string // of slotAside
+	early  bool   // of slotAside: because no key of its request was known, which may change
 }
 
 func newSlotTable(d *deviceRoom) *slotTable {
@@ -99,7 +102,7 @@ func newSlotTable(d *deviceRoom) *slotTable {
 }
 
 func (t *slotTable) reset() {
-	t.content = make(map[hsm.Slot]*slotContent)
+	t.content, t.doubts = make(map[hsm.Slot]*slotContent), 0
 	t.held = make(map[fsm.VersionRef]*residence)
 	t.found = make(map[fsm.VersionRef]hsm.Slot)
 	t.loads = make(map[fsm.VersionRef]*keyLoad)
@@ -160,9 +163,21 @@ func (t *slotTable) release(r *residence) {
 
 // set says what a slot holds. With mu held.
 func (t *slotTable) set(slot hsm.Slot, c slotContent) {
+	t.unset(slot)
 	t.changes++
 	c.since = t.changes
 	t.content[slot] = &c
+	if c.use == slotDoubtful {
+		t.doubts++
+	}
+}
+
+// unset forgets a slot: it is empty. With mu held.
+func (t *slotTable) unset(slot hsm.Slot) {
+	if c := t.content[slot]; c != nil && c.use == slotDoubtful {
+		t.doubts--
+	}
+	delete(t.content, slot)
 }
 
 // take gives one empty slot to an operation. Where all are full it evicts, if
@@ -233,7 +248,7 @@ func (t *slotTable) putBack(slot hsm.Slot) {
 		return // closed meanwhile
 	}
 	t.changes++
-	delete(t.content, slot)
+	t.unset(slot)
 	if t.runs.holds(slot) {
 		t.free = append(t.free, slot)
 	}
@@ -271,6 +286,13 @@ func (t *slotTable) settle(slot hsm.Slot, ref fsm.VersionRef, tag objectTag, pub
 	r.pins.Store(1)
 	r.used.Store(t.clock.Add(1))
 	t.set(slot, slotContent{use: slotResident, tag: tag, ref: ref})
+	if other, ok := t.found[ref]; ok { // listed while this one was on its way in
+		spare := *t.content[other]
+		spare.use = slotSpare
+		delete(t.found, ref)
+		t.set(other, spare)
+		t.device.node.upkeep.wakeUp()
+	}
 	t.held[ref] = r
 	t.residents.Store(ref, r)
 	return r, nil

@@ -12,6 +12,10 @@ import (
 
 const slotsFile = "slots"
 
+// errSlots: no key can be made here, because which slots it may have cannot be
+// written down. Nothing was changed.
+var errSlots = errors.New("node: slots of the device cannot be reserved")
+
 // slotRuns are the slots in which this node makes keys: JSON, in the file
 // "slots". A run is in the file before one of its slots is used, so that an
 // object in any other slot is certainly not one of ours.
@@ -59,23 +63,39 @@ func (r slotRuns) clone() slotRuns {
 	return r
 }
 
-// readRuns reads the runs of a device. A file of another device, and one that
-// does not read, reserves nothing: then everything in the device that has no key
-// in the state is kept aside.
-func readRuns(f files, serial string) (slotRuns, error) {
+// readRuns reads the runs of a device. A file of another device, and one that is
+// damaged, reserves nothing: then everything in the device that has no key in the
+// state is kept aside, and none of it is deleted.
+func readRuns(f files, serial string) (runs slotRuns, damage, err error) {
 	empty := slotRuns{Format: 1, Serial: serial}
 	content, err := f.read(slotsFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return empty, nil
+		return empty, nil, nil
 	}
 	if err != nil {
-		return empty, fmt.Errorf("node: slots: %w", err)
+		return empty, nil, fmt.Errorf("node: slots: %w", err)
 	}
-	runs, err := parseRuns(content)
-	if err != nil || runs.Serial != serial {
-		return empty, nil
+	runs, damage = parseRuns(content)
+	if damage != nil || runs.Serial != serial {
+		return empty, damage, nil
 	}
-	return runs, nil
+	return runs, nil, nil
+}
+
+// damage says what is wrong with the file, as this boot found it, or nil.
+func (t *slotTable) damage() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.damaged
+}
+
+// foundDamaged takes note, once. t.mu is held.
+func (t *slotTable) foundDamaged(err error) {
+	if err == nil || t.damaged != nil {
+		return
+	}
+	t.damaged = fmt.Errorf("%w: which slots of the device were this node's is not known, so every object in it without a key in the state is kept aside (nodectl device aside); no key is lost, and the file is begun anew", err)
+	t.device.node.logger.Error("device: slots", "reason", t.damaged)
 }
 
 func parseRuns(content []byte) (slotRuns, error) {
@@ -131,7 +151,7 @@ func (t *slotTable) reserve(ctx context.Context) error {
 		return err
 	}
 	if err := t.device.node.files.write(slotsFile, append(content, '\n')); err != nil {
-		return fmt.Errorf("node: reserve slots: %w", err)
+		return fmt.Errorf("%w: %w", errSlots, err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

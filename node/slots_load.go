@@ -106,6 +106,9 @@ func (t *slotTable) load(ctx context.Context, key *fsm.Key, version *fsm.Version
 	r, err := t.settle(slot, ref, tag, public)
 	if err == nil {
 		d.node.upkeep.holds(ref)
+		if now, ok := d.node.view().Version(ref.Key, ref.N); ok && !now.State.Live() {
+			d.node.upkeep.wakeUp() // destroyed since check: upkeep has not seen the object yet
+		}
 	}
 	return r, err
 }
@@ -173,7 +176,7 @@ func (t *slotTable) unwrap(ctx context.Context, key *fsm.Key, version *fsm.Versi
 			}
 		}
 		t.tidy(ctx, slot, err)
-		return 0, fmt.Errorf("node: load %s@%d: %w", key.Name, version.N, err)
+		return 0, doing(err, "load %s@%d", key.Name, version.N)
 	}
 }
 

@@ -25,13 +25,13 @@ func (t *slotTable) open(ctx context.Context) error {
 	}
 	health := t.device.health.Load()
 	t.mu.Lock()
-	clean := t.isOpen && !t.hasDoubt()
+	clean := t.isOpen && t.doubts == 0
 	began, life := t.changes, t.life
 	t.mu.Unlock()
 	if clean {
 		return nil
 	}
-	runs, err := readRuns(t.device.node.files, health.Info.Serial)
+	runs, damage, err := readRuns(t.device.node.files, health.Info.Serial)
 	if err != nil {
 		return err
 	}
@@ -44,6 +44,7 @@ func (t *slotTable) open(ctx context.Context) error {
 	if t.life != life {
 		return errors.New("node: the device was changed while its keys were listed")
 	}
+	t.foundDamaged(damage)
 	if !t.isOpen {
 		t.isOpen, t.runs, t.count = true, runs, health.Info.Slots
 	}
@@ -53,13 +54,10 @@ func (t *slotTable) open(ctx context.Context) error {
 	return nil
 }
 
-func (t *slotTable) hasDoubt() bool {
-	for _, c := range t.content {
-		if c.use == slotDoubtful {
-			return true
-		}
-	}
-	return false
+func (t *slotTable) areOpen() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.isOpen
 }
 
 // enter takes over an enumeration that began when changes had this value. With
@@ -100,7 +98,7 @@ func (t *slotTable) vanished(slot hsm.Slot, c *slotContent) {
 	}
 	t.forgetFound(slot)
 	t.changes++
-	delete(t.content, slot)
+	t.unset(slot)
 }
 
 func (t *slotTable) forgetFound(slot hsm.Slot) {
@@ -138,9 +136,26 @@ func (t *slotTable) classify(view *fsm.View, object hsm.Object) slotContent {
 	return c
 }
 
+// recognise finds the keys of objects that were listed before this state knew them:
+// at a start the device is listed while the log is still being replayed.
+func (t *slotTable) recognise(view *fsm.View) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for slot, c := range t.content {
+		if c.use != slotOrphan && !(c.use == slotAside && c.early) {
+			continue
+		}
+		if _, ok := view.VersionByRequest(c.tag.request); ok {
+			t.set(slot, t.classify(view, c.object))
+			t.device.node.upkeep.wakeUp()
+		}
+	}
+}
+
 // classifyOrphan: ours, and no key for it in this state, which may be old.
 func (t *slotTable) classifyOrphan(view *fsm.View, c slotContent) slotContent {
 	cluster, ok := view.Cluster()
+	c.early = true
 	switch {
 	case !t.runs.holds(c.object.Slot):
 		c.why = "this node did not reserve its slot"

@@ -25,7 +25,7 @@ func (f *face) startSocket() error {
 	}
 	listener, err := listenSocket(path)
 	if err != nil {
-		return fmt.Errorf("node: socket %s: %w", path, err)
+		return &SocketError{path, err}
 	}
 	f.socket = f.server(whoOnSocket)
 	f.node.loops.Go(func() {
@@ -37,11 +37,15 @@ func (f *face) startSocket() error {
 }
 
 func listenSocket(path string) (*net.UnixListener, error) {
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("the path is longer than %d bytes: set another with socket", maxSocketPath)
-	}
-	if err := removeLeftover(path); err != nil {
+	if err := checkSocketPath(path); err != nil {
 		return nil, err
+	}
+	if left, err := leftover(path); err != nil {
+		return nil, err
+	} else if left {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
 	}
 	// Born without rights for anybody else: a chmod afterwards leaves a moment.
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
@@ -60,24 +64,31 @@ func listenSocket(path string) (*net.UnixListener, error) {
 	return listener, nil
 }
 
-// removeLeftover removes a socket at which nobody listens any more, and nothing
-// else.
-func removeLeftover(path string) error {
+func checkSocketPath(path string) error {
+	if len(path) > maxSocketPath {
+		return fmt.Errorf("the path is longer than %d bytes: set another with socket", maxSocketPath)
+	}
+	return nil
+}
+
+// leftover tells whether a socket is there at which nobody listens any more.
+// Anything else at its path is an error.
+func leftover(path string) (bool, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	if info.Mode().Type() != fs.ModeSocket {
-		return errors.New("something is there that is no socket: move it away, or set another path")
+		return false, errors.New("something is there that is no socket: move it away, or set another path")
 	}
 	if conn, err := net.Dial("unix", path); err == nil {
 		conn.Close()
-		return errors.New("another process answers there: stop it, or set another path")
+		return false, errors.New("another process answers there: stop it, or set another path")
 	}
-	return os.Remove(path)
+	return true, nil
 }
 
 // ownUsers accepts connections of this process's user and of root. The mode of

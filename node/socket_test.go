@@ -145,3 +145,47 @@ func TestSealedNodeWaitsOnItsSocket(t *testing.T) {
 		t.Errorf("after: %d %s", code, body)
 	}
 }
+
+// A node that is starting is not advised to be given what it has.
+func TestAStartingNodeAsksForPatience(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	config := socketConfig(path, secret.Fixed(secret.Random(32)))
+	device := config.Device
+	opening, open := make(chan struct{}), make(chan struct{})
+	config.Device, config.OpenDevice = hsm.Token{}, func(context.Context, *hsm.Secret) (hsm.Token, error) {
+		close(opening)
+		<-open
+		return device, nil
+	}
+	go func() {
+		<-opening
+		_, body := local(t, path, "GET", "/v1/keys", "", "")
+		if said := string(body); !strings.Contains(said, "starting") || !strings.Contains(said, "moment") || strings.Contains(said, "device enter") {
+			t.Errorf("%s", said)
+		}
+		close(open)
+	}()
+	openOnSocket(t, config)
+}
+
+// A token that names another key than the member's is stale, and says so.
+func TestAStaleTokenIsCalledSo(t *testing.T) {
+	seal := secret.Random(secret.KeySize)
+	network, path := transport.NewMemory(), filepath.Join(t.TempDir(), "socket")
+	member, joiner := socketConfig("", secret.Fixed(seal)), socketConfig(path, secret.Fixed(seal))
+	member.Network, joiner.Network, joiner.Listen = network.Host("10.0.0.1"), network.Host("10.0.0.2"), "10.0.0.2:7400"
+	openOnSocket(t, member)
+	openOnSocket(t, joiner)
+	text, err := (&api.JoinToken{Cluster: [16]byte{1}, Address: "10.0.0.1:7400", Fingerprint: [32]byte{2}, Govern: 1}).Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, answer := local(t, path, http.MethodPost, "/v1/cluster/join", api.TypeJSON, `{"token":"`+text+`"}`)
+	var said api.Error
+	if err := json.Unmarshal(answer, &said); err != nil {
+		t.Fatal(err)
+	}
+	if said.Code != api.CodeExpired || !strings.Contains(said.Message, "the token is stale: ") || !strings.Contains(said.Message, "10.0.0.1:7400 holds the key") || !strings.Contains(said.Hint, "cluster token") {
+		t.Errorf("%+v", said)
+	}
+}

@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/keycustodian/keycustodian/dkek"
@@ -19,14 +21,15 @@ func (f *face) status(ctx context.Context) api.Status {
 	f.askMembers(ctx, view)
 	health := n.health()
 	s := api.Status{
-		Cluster: f.cluster(view), Quorum: health.Quorum, StateAgeSeconds: f.stateAge(false),
-		Node: api.NodeStatus{Name: n.config.Name, State: health.State, Missing: health.Missing, Version: health.Version},
+		Cluster: f.cluster(view), Quorum: health.Quorum && f.canCommit(view), StateAgeSeconds: f.stateAge(false),
+		Node:    api.NodeStatus{Name: n.config.Name, State: health.State, Missing: health.Missing, Version: health.Version, Time: n.now().UTC()},
+		LogTime: logTime(view.Time()),
 	}
 	if n.Sealed() == nil {
-		s.Node.ID, s.Node.Fingerprint = n.id.String(), n.fingerprint.String()
+		s.Node.ID, s.Node.Fingerprint = n.id.String(), n.Fingerprint().String()
 	}
 	if m := n.cluster.Load(); m != nil {
-		s.Node.Applied = m.log.AppliedIndex()
+		s.Node.Applied, s.Node.Digest = view.Index(), view.Digest().String()
 		if leader, ok := m.log.Leader(); ok {
 			s.Leader = leader.ID
 		}
@@ -38,12 +41,18 @@ func (f *face) status(ctx context.Context) api.Status {
 	s.Keys = f.counts.count(view)
 	s.Ceremonies = openCeremonies(view)
 	if cluster, ok := view.Cluster(); ok {
+		s.CommandVersion = cluster.Version
 		s.Operators, s.Approvals = len(cluster.Operators.Operators), cluster.Operators.Approvals
 	}
 	s.CanLose = f.canLose(view)
 	s.Restore = f.restore(view)
 	s.Warnings = f.warnings(view, s)
 	return s
+}
+
+// byName are the members as people look for them: the state has them by ID.
+func byName(view *fsm.View) []*fsm.Member {
+	return slices.SortedFunc(view.Members(), func(x, y *fsm.Member) int { return strings.Compare(x.Name, y.Name) })
 }
 
 // cluster is what clients keep in their cluster file.
@@ -53,8 +62,10 @@ func (f *face) cluster(view *fsm.View) api.Cluster {
 		c.ID, c.Name, c.Incarnation = row.ID.String(), row.Name, row.Incarnation
 	} else if id := f.node.Cluster(); id != (dkek.ClusterID{}) {
 		c.ID = id.String() // the state has yet to arrive
+	} else if entering := f.node.belongs.Load(); entering != nil {
+		c.ID = entering.String()
 	}
-	for m := range view.Members() {
+	for _, m := range byName(view) {
 		c.Members = append(c.Members, api.Endpoint{ID: m.ID.String(), Name: m.Name, Address: f.addressOf(m), Fingerprint: m.Fingerprint.String()})
 	}
 	return c
@@ -80,11 +91,13 @@ func (f *face) members(view *fsm.View, at *times) []api.Member {
 			leader = peer.ID
 		}
 	}
-	for m := range view.Members() {
+	clocks := f.clocks(view)
+	for _, m := range byName(view) {
 		said := f.said(m.ID)
 		wire := api.Member{
 			ID: m.ID.String(), Name: m.Name, Address: m.Addr, APIAddress: f.addressOf(m), Fingerprint: m.Fingerprint.String(),
 			Suffrage: "nonvoter", Leader: m.ID.String() == leader, Reachable: f.reachable(m.ID), State: said.State, Version: said.Version,
+			ReadsTo: m.ReadsTo, ClockAheadSeconds: clocks.offSeconds(m.Name),
 			Share: shareToWire(m.Share, at), JoinedAt: at.of(m.Added),
 		}
 		if m.Voter {
@@ -105,9 +118,11 @@ func shareToWire(share *fsm.ShareHealth, at *times) *api.ShareHealth {
 func (f *face) devices(view *fsm.View, at *times) []api.Device {
 	devices := []api.Device{}
 	covered := view.Covered()
-	for m := range view.Members() {
+	for _, m := range byName(view) {
 		if m.Device != nil {
-			devices = append(devices, deviceToWire(m, covered[m.ID]))
+			wire := deviceToWire(m, covered[m.ID])
+			wire.Restored = (*api.Restored)(f.said(m.ID).Restored)
+			devices = append(devices, wire)
 		}
 	}
 	return devices

@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/keycustodian/keycustodian/dkek"
@@ -36,6 +37,7 @@ func (f *face) dkek(view *fsm.View, at *times) api.DKEK {
 		}
 		d.Holders = append(d.Holders, holder)
 	}
+	slices.SortFunc(d.Holders, func(x, y api.ShareHolder) int { return strings.Compare(x.Name, y.Name) })
 	return d
 }
 
@@ -65,7 +67,7 @@ func (f *face) reshareDue(view *fsm.View, cluster *fsm.Cluster) string {
 		why = append(why, cluster.ReshareDue)
 	}
 	var without, gone, broken []string
-	for m := range view.Members() {
+	for _, m := range byName(view) {
 		if m.Voter && proven.Plan.HolderIndex(m.ID) < 0 {
 			without = append(without, m.Name)
 		}
@@ -106,7 +108,8 @@ func healthyHolders(view *fsm.View, proven *fsm.SharingRow) []*fsm.Member {
 	return healthy
 }
 
-// releasing are the healthy holders that answer and are not sealed.
+// releasing are the healthy holders that answer, are not sealed and can record a
+// release.
 func (f *face) releasing(view *fsm.View, proven *fsm.SharingRow) []*fsm.Member {
 	var able []*fsm.Member
 	for _, m := range healthyHolders(view, proven) {
@@ -114,7 +117,7 @@ func (f *face) releasing(view *fsm.View, proven *fsm.SharingRow) []*fsm.Member {
 		if m.ID == f.node.id {
 			sealed = f.node.Sealed() != nil
 		}
-		if f.reachable(m.ID) && !sealed {
+		if f.takesPart(m.ID) && !sealed {
 			able = append(able, m)
 		}
 	}
@@ -122,23 +125,23 @@ func (f *face) releasing(view *fsm.View, proven *fsm.SharingRow) []*fsm.Member {
 }
 
 // canLose counts what can still go, of what is there now: a member that does
-// not answer counts as gone already.
+// not answer, or cannot write, counts as gone already.
 func (f *face) canLose(view *fsm.View) api.CanLose {
 	var lose api.CanLose
 	cluster, ok := view.Cluster()
 	if !ok {
 		return lose
 	}
-	voters, answering := 0, 0
-	for m := range view.Members() {
+	voters, able := 0, 0
+	for _, m := range byName(view) {
 		if m.Voter {
 			voters++
-			if f.reachable(m.ID) {
-				answering++
+			if f.takesPart(m.ID) {
+				able++
 			}
 		}
 	}
-	lose.Voters = max(0, answering-(voters/2+1))
+	lose.Voters = max(0, able-(voters/2+1))
 	lose.Operators = len(cluster.Operators.Operators) - cluster.Operators.Approvals
 	if proven, ok := view.Proven(); ok {
 		lose.Shares = max(0, len(f.releasing(view, proven))-proven.Plan.Threshold)
@@ -152,7 +155,7 @@ func (f *face) restore(view *fsm.View) api.Restore {
 	r := api.Restore{Holders: []string{}}
 	cluster, ok := view.Cluster()
 	if !ok {
-		r.Why = "this node is in no cluster"
+		r.Why = f.blind()
 		return r
 	}
 	r.Approvals = cluster.Operators.Approvals
@@ -165,16 +168,28 @@ func (f *face) restore(view *fsm.View) api.Restore {
 	for _, m := range f.releasing(view, proven) {
 		r.Holders = append(r.Holders, m.Name)
 	}
+	slices.Sort(r.Holders)
 	r.Possible = len(r.Holders) >= r.Needed
 	switch {
 	case !r.Possible:
 		r.Why = fmt.Sprintf("%d holders answer with a readable share and %d are needed; missing: %s",
 			len(r.Holders), r.Needed, strings.Join(f.notReleasing(view, proven, r.Holders), ", "))
-	case !f.node.hasQuorum():
+	case !f.node.hasQuorum() || !f.canCommit(view):
 		r.Possible = false
 		r.Why = "there is no quorum to record a release"
 	}
 	return r
+}
+
+// blind says why this node can tell nothing about a cluster.
+func (f *face) blind() string {
+	switch {
+	case f.node.Sealed() != nil:
+		return "this node is sealed and cannot tell"
+	case f.node.cluster.Load() != nil || f.node.belongs.Load() != nil:
+		return "the cluster's state has yet to reach this node, which cannot tell"
+	}
+	return "this node is in no cluster"
 }
 
 // notReleasing names the other holders and why they do not count.
@@ -186,6 +201,7 @@ func (f *face) notReleasing(view *fsm.View, proven *fsm.SharingRow, able []strin
 			missing = append(missing, name+" ("+why+")")
 		}
 	}
+	slices.Sort(missing)
 	return missing
 }
 
@@ -196,6 +212,8 @@ func (f *face) whyNot(view *fsm.View, proven *fsm.SharingRow, id dkek.NodeID) st
 		return "no member"
 	case !f.reachable(id):
 		return "does not answer"
+	case !f.takesPart(id):
+		return "cannot write on its disk"
 	case m.Share == nil || !ofSharing(m.Share, proven):
 		return "has not reported its share"
 	case !m.Share.OK:

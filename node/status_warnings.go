@@ -20,7 +20,10 @@ func (f *face) warnings(view *fsm.View, s api.Status) []string {
 		}
 	}
 	if err := f.node.Err(); err != nil {
-		add(true, "this node has stopped: %v", err)
+		add(true, "this node has stopped: %s", api.Plain(err.Error()))
+	}
+	for _, err := range f.node.Distrust() {
+		add(true, "on this node: %s", strings.TrimPrefix(err.Error(), "node: "))
 	}
 	cluster, ok := view.Cluster()
 	if !ok {
@@ -28,14 +31,21 @@ func (f *face) warnings(view *fsm.View, s api.Status) []string {
 	}
 	add(!s.Quorum, "no quorum: changes are refused, keys are used under the policy last seen for %v at most", cluster.Policy.StaleTime())
 	proven, hasDKEK := view.Proven()
-	add(hasDKEK && !s.Restore.Possible, "a lost device could not be replaced now: %s", s.Restore.Why)
+	beyond := ""
+	if hasDKEK {
+		beyond = beyondReach(view, proven)
+	}
+	add(beyond != "", "%s", beyond)
+	add(hasDKEK && beyond == "" && !s.Restore.Possible, "a lost device could not be replaced now: %s", s.Restore.Why)
 	voters := view.Count(fsm.TableMembers)
 	add(voters >= 3 && hasDKEK && s.Restore.Possible && s.CanLose.Nodes == 0, "no further node may be lost: bring back or replace those that are missing")
 	w = append(w, f.membersWarnings(view, s)...)
+	clocks := f.clocks(view)
+	w = append(w, clocks.wrong()...)
 	add(s.DKEK.Unproven != 0, "unproven: run a drill (nodectl dkek drill): no device has proven epoch %d yet", s.DKEK.Unproven)
-	add(s.DKEK.ReshareDue != "", "a reshare is due (nodectl dkek reshare): %s", s.DKEK.ReshareDue)
+	add(s.DKEK.ReshareDue != "" && beyond == "", "a reshare is due (nodectl dkek reshare): %s", s.DKEK.ReshareDue)
 	add(s.Keys.Short > 0, "%d key versions are on fewer devices than their policy wants", s.Keys.Short)
-	for m := range view.Members() {
+	for _, m := range byName(view) {
 		if m.Device != nil && m.Device.Weakness != "" {
 			add(true, "%s: %s", m.Name, m.Device.Weakness)
 		}
@@ -47,6 +57,22 @@ func (f *face) warnings(view *fsm.View, s api.Status) []string {
 	add(approvals == 1, "one operator can take every key: one approval is enough for a ceremony")
 	add(approvals == operators, "one lost operator key ends all ceremonies: all %d must approve", operators)
 	return w
+}
+
+// beyondReach says that fewer holders are members than it takes, for good: after a
+// recovery. Nothing puts the DKEK together any more.
+func beyondReach(view *fsm.View, proven *fsm.SharingRow) string {
+	var left []string
+	for _, h := range proven.Plan.Holders {
+		if _, ok := view.Member(h.Node); ok {
+			left = append(left, memberName(view, h.Node))
+		}
+	}
+	if len(left) >= proven.Plan.Threshold {
+		return ""
+	}
+	return fmt.Sprintf("the DKEK cannot be put together any more: %d holders of epoch %d are members (%s), and %d are needed. The keys live as long as a device that has them does, and no device can be filled again: "+
+		"make a new cluster with new keys now, and move to it what these keys protect", len(left), proven.Plan.Epoch, strings.Join(left, ", "), proven.Plan.Threshold)
 }
 
 func (f *face) membersWarnings(view *fsm.View, s api.Status) []string {
@@ -66,7 +92,7 @@ func (f *face) membersWarnings(view *fsm.View, s api.Status) []string {
 		w = append(w, "sealed: "+strings.Join(sealed, ", ")+": nodectl device enter seal (or pin) there")
 	}
 	proven, ok := view.Proven()
-	for m := range view.Members() {
+	for _, m := range byName(view) {
 		if ok && m.Device != nil && m.Device.KCV != proven.KCV {
 			w = append(w, deviceWarning(m.Name, m.Device.State))
 		} else if said := f.said(m.ID); ok && said.State == api.StateUnready && f.reachable(m.ID) {

@@ -49,22 +49,22 @@ func (u *upkeepRoom) sweep(ctx context.Context) (time.Duration, error) {
 // boot makes one linearizable read in this boot, before which nothing is
 // deleted.
 func (u *upkeepRoom) boot(ctx context.Context) error {
-	if u.booted.Load() != 0 {
+	if u.booted.Load() {
 		return nil
 	}
-	view, err := u.node.consistent(ctx)
-	if err != nil {
+	if _, err := u.node.consistent(ctx); err != nil {
 		return err
 	}
-	u.booted.CompareAndSwap(0, max(view.Index(), 1))
+	u.booted.Store(true)
 	return nil
 }
 
-// bootSoon makes that read as early as there is a quorum: how old the state was
-// when the node started cannot be found out later.
-func (u *upkeepRoom) bootSoon(ctx context.Context) {
-	for u.boot(ctx) != nil && sleepFor(ctx, 200*time.Millisecond) {
-	}
+// isYounger tells whether an object is younger than the log that this node was
+// started with. No state that a node makes an object at is ahead of its log: that
+// log is an old copy, and what it lacks may have been a key. The state cannot tell,
+// since it grows past the object's index with new commands.
+func (u *upkeepRoom) isYounger(tag objectTag) bool {
+	return tag.index > u.node.cluster.Load().log.OpenedAt() && !u.node.keys.isOwn(tag.request)
 }
 
 // abort gives the request of one orphan up, unless a key came of it after all.
@@ -74,17 +74,13 @@ func (u *upkeepRoom) abort(ctx context.Context, view *fsm.View, o orphan) error 
 		return nil
 	}
 	if _, ok := view.VersionByRequest(o.tag.request); ok {
-		slots.reexamine(o)
+		slots.recognise(view)
 		return nil
 	}
 	if _, ok := view.Aborted(o.tag.request); ok {
 		return nil
 	}
-	if o.tag.index > u.booted.Load() && !u.node.keys.isOwn(o.tag.request) {
-		// No state that this object was made in can have been behind it. This
-		// one was, when the node started: it is older than the object, and what
-		// it lacks may have been a key. By now it has grown past the object's
-		// index, so that the state itself would not notice.
+	if u.isYounger(o.tag) {
 		slots.asideOrphan(o, whyYounger)
 		return nil
 	}
@@ -94,16 +90,10 @@ func (u *upkeepRoom) abort(ctx context.Context, view *fsm.View, o orphan) error 
 	var refused *fsm.Error
 	switch {
 	case errors.Is(err, fsm.Exists):
-		slots.reexamine(o)
-		return nil
+		return nil // recognised when this node's state knows the key
+	case errors.Is(err, fsm.WrongState):
+		return nil // aborted for another node's object of the same request: ours comes after that
 	case errors.As(err, &refused) && refused.Code == fsm.Conflict:
-		newest, err := u.node.consistent(ctx)
-		if err != nil {
-			return err
-		}
-		if _, ok := newest.Aborted(o.tag.request); ok {
-			return nil // for another node's object of the same request: ours comes after that
-		}
 		slots.asideOrphan(o, refused.Message)
 		return nil
 	}
@@ -223,19 +213,11 @@ func (t *slotTable) orphans() []orphan {
 	return list
 }
 
-// reexamine has the next enumeration find out what an orphan is by now.
-func (t *slotTable) reexamine(o orphan) { t.changeOrphan(o, slotContent{use: slotDoubtful}) }
-
 func (t *slotTable) asideOrphan(o orphan, why string) {
-	t.changeOrphan(o, slotContent{use: slotAside, tag: o.tag, why: why})
-}
-
-func (t *slotTable) changeOrphan(o orphan, to slotContent) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if c := t.content[o.slot]; c != nil && c.use == slotOrphan && c.tag == o.tag {
-		to.object = c.object
-		t.set(o.slot, to)
+		t.set(o.slot, slotContent{use: slotAside, tag: o.tag, object: c.object, why: why, early: true})
 		t.device.suspect()
 	}
 }

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,7 +14,7 @@ import (
 // Unseal gives a sealed node its seal secret. If that is the wrong one, or the
 // device does not open, the node stays sealed, says why and can be given it
 // again. If the node cannot go on after that, it stops, see [Node.Done].
-func (n *Node) Unseal(ctx context.Context, seal *secret.Bytes) error {
+func (n *Node) Unseal(ctx context.Context, seal *hsm.Secret) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ctx.Err() != nil {
@@ -64,24 +63,42 @@ func (n *Node) unseal(ctx context.Context, source secret.Source) error {
 		return err
 	}
 	n.seal.Store(seal)
-	n.id, n.key = who.node, who.key
-	if n.spki, err = x509.MarshalPKIXPublicKey(who.key.Public()); err != nil {
-		return err
-	}
+	n.id = who.node
+	n.identityMu.Lock()
+	n.takeOn(who)
+	n.identityMu.Unlock()
 	if err := n.openRooms(); err != nil {
 		return err
+	}
+	if who.cluster != (dkek.ClusterID{}) {
+		n.belongs.Store(&who.cluster)
 	}
 	if err := n.listen(); err != nil {
 		return err
 	}
+	inNone := who.cluster == (dkek.ClusterID{})
+	if inNone {
+		n.meetDevice(ctx)
+	}
 	n.sealed.Store(nil)
-	if who.cluster == (dkek.ClusterID{}) {
+	if inNone {
 		return nil
 	}
 	if err := n.pins.complete(); err != nil {
 		return err
 	}
-	return n.enter(who.cluster)
+	return n.enter(ctx, who.cluster)
+}
+
+// meetDevice notes, on a node that is in no cluster, a device that has been in
+// one: then the data folder that belongs to it is most likely not mounted.
+func (n *Node) meetDevice(ctx context.Context) {
+	info, err := n.config.Device.Info(ctx)
+	if err != nil || info.State != hsm.Ready {
+		return
+	}
+	n.usedDevice = true
+	n.logger.Warn("this node is in no cluster, but its device holds a DKEK: is its data folder mounted?", "device", info.Serial)
 }
 
 // openSealed opens what is sealed under this secret, the identity and the

@@ -61,6 +61,23 @@ func (n *Node) UseKey(ctx context.Context, caller Caller, use KeyUse) (KeyUsed, 
 
 // use does it here, else one hop away. number 0 is the newest version.
 func (r *keyRoom) use(ctx context.Context, caller Caller, use KeyUse, number uint64) (KeyUsed, error) {
+	used, err := r.useSomewhere(ctx, caller, use, number)
+	if r.endedHere(used) {
+		if used.Version != 0 {
+			number = used.Version
+		}
+		r.uses.note(ctx, caller, nil, use.Key, number, use.Verb, err)
+	}
+	return used, err
+}
+
+// endedHere tells whether a use was done or refused by this node, or by nobody. One
+// that another node answered is in that one's log.
+func (r *keyRoom) endedHere(used KeyUsed) bool {
+	return used.Node == r.node.id || used.Node == dkek.NodeID{}
+}
+
+func (r *keyRoom) useSomewhere(ctx context.Context, caller Caller, use KeyUse, number uint64) (KeyUsed, error) {
 	allowed, used, err := r.allow(ctx, caller, &use, number)
 	if err != nil || allowed == nil {
 		return used, err
@@ -99,14 +116,14 @@ func (r *keyRoom) allow(ctx context.Context, caller Caller, use *KeyUse, number 
 	if err != nil {
 		return nil, used, err
 	}
-	number = version.N
+	number, used.Version = version.N, version.N
 	if version.State != fsm.Enabled {
 		return nil, used, &fsm.Error{Code: fsm.WrongState, Message: fmt.Sprintf("%s@%d is %s", key.Name, number, version.State)}
 	}
 	if err := use.plan(key); err != nil {
 		return nil, used, err
 	}
-	used.Version, used.Age, used.Node = number, age, r.node.id
+	used.Age, used.Node = age, r.node.id
 	if use.Verb != fsm.Verify && (use.Verb != fsm.Encrypt || key.Type.Symmetric()) {
 		return &allowed{view, key, version}, used, nil
 	}
@@ -127,16 +144,19 @@ func (r *keyRoom) lookUp(view *fsm.View, caller Caller, use *KeyUse, number uint
 	if ok {
 		err = r.node.authoriseUse(view, caller, use.Verb, key)
 	} else {
-		err = authorise(view, caller, use.Verb, use.Key)
+		err = r.node.authorise(view, caller, use.Verb, use.Key)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	ref := use.Key
-	if number != 0 {
-		ref = fmt.Sprintf("%s@%d", use.Key, number)
+	if !ok {
+		return findVersion(view, use.Key) // which says what is wrong with the name
 	}
-	return findVersion(view, ref)
+	if number == 0 {
+		number = key.Newest
+	}
+	version, err := versionOf(view, key, number)
+	return key, version, err
 }
 
 // newest is a state that has everything acknowledged so far, for a node whose
@@ -253,23 +273,30 @@ func (n *Node) Random(ctx context.Context, count int) ([]byte, error) {
 }
 
 func (r *keyRoom) random(ctx context.Context, caller Caller, count int) ([]byte, error) {
+	used, err := r.randomSomewhere(ctx, caller, count)
+	if r.endedHere(used) {
+		r.uses.note(ctx, caller, nil, "", 0, fsm.Random, err)
+	}
+	return used.Output, err
+}
+
+func (r *keyRoom) randomSomewhere(ctx context.Context, caller Caller, count int) (used KeyUsed, err error) {
 	if count < 1 || count > hsm.MaxRandom {
-		return nil, badRequest("random: want 1 to %d bytes", hsm.MaxRandom)
+		return used, badRequest("random: want 1 to %d bytes", hsm.MaxRandom)
 	}
 	view, _, err := r.fresh(ctx)
 	if err != nil {
-		return nil, err
+		return used, err
 	}
-	if err := authorise(view, caller, fsm.Random, ""); err != nil {
-		return nil, err
+	if err := r.node.authorise(view, caller, fsm.Random, ""); err != nil {
+		return used, err
 	}
-	out, err := r.randomHere(ctx, count)
+	used.Output, err = r.randomHere(ctx, count)
 	if err == nil || !elsewhere(ctx, err) {
-		return out, err
+		return used, err
 	}
 	use := KeyUse{Verb: fsm.Random, Input: make([]byte, count)}
-	used, err := r.forward(ctx, caller, &allowed{view: view}, use, err)
-	return used.Output, err
+	return r.forward(ctx, caller, &allowed{view: view}, use, err)
 }
 
 func (r *keyRoom) randomHere(ctx context.Context, count int) ([]byte, error) {

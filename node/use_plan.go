@@ -11,11 +11,17 @@ import (
 
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/hsm"
+	"github.com/keycustodian/keycustodian/node/api"
 )
 
-// maxUseInput is the longest input of one use in bytes, beside what the device
-// itself bounds.
-const maxUseInput = 256 << 10
+// inputLimit is the longest input of one use in bytes, beside what the device
+// itself bounds. All that was encrypted can be decrypted.
+func inputLimit(verb fsm.Verbs) int {
+	if verb == fsm.Decrypt {
+		return api.MaxCiphertext
+	}
+	return api.MaxMessage
+}
 
 // legacyHash tells whether a hash needs the key's legacy permission. None at all
 // under PKCS #1 v1.5 means whatever the caller put in, MD5 with SHA-1 for one.
@@ -26,8 +32,11 @@ func legacyHash(hash crypto.Hash) bool {
 // plan fills in a use's defaults, and refuses what the key's type cannot do or
 // its permissions do not cover.
 func (u *KeyUse) plan(key *fsm.Key) error {
-	if len(u.Input) > maxUseInput || len(u.Additional) > maxUseInput {
-		return badRequest("input longer than %d bytes", maxUseInput)
+	if limit := inputLimit(u.Verb); len(u.Input) > limit {
+		return badRequest("input longer than %d bytes", limit)
+	}
+	if len(u.Additional) > api.MaxMessage {
+		return badRequest("additional data longer than %d bytes", api.MaxMessage)
 	}
 	if u.Verb&fsm.Usable(key.Type) != u.Verb || u.Verb&(u.Verb-1) != 0 || u.Verb == 0 {
 		return badRequest("a key of type %s cannot %s: it can %s", key.Type, u.Verb, fsm.Usable(key.Type))

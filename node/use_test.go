@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -195,6 +196,35 @@ func TestAMinorityWorksForAWhile(t *testing.T) {
 	})
 }
 
+// A node that starts without a majority has its last snapshot and nothing newer,
+// and does not say that a key which it cannot know of is not there.
+func TestAMinorityThatStartsKnowsItsSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := startKeys(t, 3, nodetest.Options{Policy: fsm.Policy{Copies: 3}})
+		l.create(l.Leader(), "k", hsm.ECDSAP256)
+		for _, m := range l.Members {
+			m.Crash()
+		}
+		alone := l.Members[0]
+		alone.Start()
+		time.Sleep(10 * time.Second)
+		sign := func() error {
+			_, err := alone.UseKey(t.Context(), alone.Self(), node.KeyUse{Key: "k", Verb: fsm.Sign, Input: digest[:], Hash: crypto.SHA256})
+			return err
+		}
+		if _, known := alone.View().Key("k"); known {
+			t.Error("it knows a key that no snapshot has, and no leader said to be committed")
+		}
+		if err := sign(); err == nil || errors.Is(err, fsm.NotFound) {
+			t.Errorf("a key that it cannot know: %v", err)
+		}
+		for _, m := range l.Members[1:] {
+			m.Start()
+		}
+		l.Eventually("the key is back", func() bool { return sign() == nil })
+	})
+}
+
 // client adds a client with a fingerprint of its own.
 func client(l *keyLab, name string, prefixes []string, verbs fsm.Verbs) node.Caller {
 	l.t.Helper()
@@ -267,7 +297,22 @@ func TestRights(t *testing.T) {
 		if err := sign(bob, "app/hers"); !errors.Is(err, fsm.NotAllowed) {
 			t.Errorf("bob with alice's key, one hop away: %v", err)
 		}
+		// That she is alice, only the node that she speaks to can tell.
+		if err := sign(alice, "app/hers"); !errors.Is(err, node.ErrNotHere) {
+			t.Errorf("alice with her own key, one hop away: %v", err)
+		}
 		m.Device.Heal()
+		for _, other := range l.Members {
+			if other == m {
+				continue
+			}
+			if err := m.ForgeUse(ctx, other.ID(), alice.Fingerprint, "app/hers", digest[:]); !errors.Is(err, node.ErrForbidden) {
+				t.Errorf("a member that says it asks for alice: %v", err)
+			}
+			if err := m.ForgeUse(ctx, other.ID(), alice.Fingerprint, "app/k", digest[:]); err != nil {
+				t.Errorf("a key that names nobody: %v", err)
+			}
+		}
 		if err := m.ProposeAs(ctx, l.Operators[0].Public().Fingerprint(), &fsm.ClientRemove{Fingerprint: bob.Fingerprint}); err != nil {
 			t.Fatal(err)
 		}
@@ -285,6 +330,19 @@ func TestVersionsAndStates(t *testing.T) {
 		second, err := m.RotateKey(ctx, "k", request(9))
 		if err != nil || second.Version() != 2 {
 			t.Fatalf("rotate: %v", err)
+		}
+		if err := m.DeleteKey(ctx, "k@2", time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		// What became of it since does not change what it did.
+		if again, err := m.RotateKey(ctx, "k", request(9)); err != nil || again.Version() != 2 {
+			t.Fatalf("repeated when its version waits to be deleted: %v", err)
+		}
+		if _, err := m.RotateKey(ctx, "k", request(10)); !errors.Is(err, fsm.WrongState) {
+			t.Fatalf("another rotation then: %v", err)
+		}
+		if err := m.UndeleteKey(ctx, "k@2"); err != nil {
+			t.Fatal(err)
 		}
 		if again, err := m.RotateKey(ctx, "k", request(9)); err != nil || again.Version() != 2 {
 			t.Fatalf("the same rotation again: %v", err)
@@ -330,7 +388,8 @@ func TestVersionsAndStates(t *testing.T) {
 				t.Errorf("key %q: %v", name, err)
 			}
 		}
-		if _, err := m.CreateKey(ctx, node.KeySpec{Name: "k", Type: hsm.ECDSAP256}); !errors.Is(err, fsm.Exists) {
+		if _, err := m.CreateKey(ctx, node.KeySpec{Name: "k", Type: hsm.ECDSAP256}); !errors.Is(err, fsm.Exists) ||
+			err.Error() != "node: create key: there is a key k already: names are not used again" {
 			t.Errorf("a name again: %v", err)
 		}
 	})
@@ -355,6 +414,32 @@ func TestCopies(t *testing.T) {
 		}
 		if _, err := m.CreateKey(ctx, node.KeySpec{Name: "four", Type: hsm.Ed25519, Copies: 4}); !errors.Is(err, fsm.WrongState) {
 			t.Fatalf("four copies in three devices: %v", err)
+		}
+	})
+}
+
+// A creation that waits for the device of a node which stands still ends in time,
+// and says whose; the key is there, and is acknowledged to who asks again.
+func TestCopiesDoNotComeInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := startKeys(t, 3, nodetest.Options{})
+		m, other := l.Leader(), l.Members[0]
+		if other == m {
+			other = l.Members[1]
+		}
+		l.Network.Hang(other.Host)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		spec := node.KeySpec{Name: "k", Type: hsm.Ed25519, Copies: 3, RequestID: request(1)}
+		if _, err := m.CreateKey(ctx, spec); !errors.Is(err, node.ErrOutcomeUnknown) || !strings.Contains(err.Error(), "2 of 3 devices hold it, not yet "+other.Name) {
+			t.Errorf("while %s stands still: %v", other.Name, err)
+		}
+		if ctx.Err() != nil {
+			t.Error("it took all the time that the caller had")
+		}
+		l.Network.Resume(other.Host)
+		if _, err := m.CreateKey(t.Context(), spec); err != nil {
+			t.Errorf("again: %v", err)
 		}
 	})
 }

@@ -1,10 +1,13 @@
 package node
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"sync"
 
+	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
 )
 
@@ -12,6 +15,7 @@ import (
 // changed. It acts on nothing itself.
 type state struct {
 	*fsm.Machine
+	cluster  dkek.ClusterID
 	mu       sync.Mutex
 	watchers []watcher
 }
@@ -69,8 +73,26 @@ func (s *state) Apply(index uint64, command []byte) (any, error) {
 // Snapshot implements machine.
 func (s *state) Snapshot() (io.WriterTo, error) { return s.Machine.Snapshot(), nil }
 
-// Restore implements machine.
-func (s *state) Restore(r io.Reader) error {
+// maxSnapshotHead is enough for magic, length and header of a snapshot.
+const maxSnapshotHead = 8 << 10
+
+// Check implements machine. What is wrong beside the cluster, Restore says.
+func (s *state) Check(r io.Reader) error {
+	h, err := fsm.ReadSnapshotHeader(r)
+	if err != nil || h.Cluster == s.cluster || h.Cluster == (dkek.ClusterID{}) {
+		return nil
+	}
+	return &ForeignLogError{Path: "a snapshot", Owner: "cluster " + h.Cluster.String(), Self: "a node of cluster " + s.cluster.String()}
+}
+
+// Restore implements machine. A snapshot of another cluster is whole and verifies:
+// it is refused for whose it is.
+func (s *state) Restore(content io.Reader) error {
+	r := bufio.NewReaderSize(content, maxSnapshotHead)
+	head, _ := r.Peek(maxSnapshotHead) // a shorter one is all there
+	if err := s.Check(bytes.NewReader(head)); err != nil {
+		return err
+	}
 	if err := s.Machine.Restore(r); err != nil {
 		return fmt.Errorf("node: snapshot: %w", err)
 	}

@@ -10,6 +10,9 @@ type Directory interface {
 	// IsClient reports whether f is a registered client or operator. It buys
 	// a reserved share of the API's connections and no right.
 	IsClient(f Fingerprint) bool
+	// WasMember reports whether f was a member's that was removed: it is told so,
+	// and let in no more than a stranger.
+	WasMember(f Fingerprint) bool
 	// MemberAt returns the fingerprint of the member whose address is addr,
 	// exactly as Raft or a Call names it.
 	MemberAt(addr string) (Fingerprint, bool)

@@ -64,6 +64,20 @@ func NewIdentity(key crypto.Signer) (*Identity, error) {
 	}, nil
 }
 
+// identities are a server's keys: one, or two while its node's key changes.
+type identities struct {
+	current *Identity
+	other   *Identity // nil outside a change
+}
+
+// called is the identity that a caller expects here, by the name it gave.
+func (i *identities) called(name string) *Identity {
+	if i.other != nil && name == i.other.fingerprint.name() {
+		return i.other
+	}
+	return i.current
+}
+
 // Fingerprint returns the identity's fingerprint.
 func (i *Identity) Fingerprint() Fingerprint { return i.fingerprint }
 

@@ -60,19 +60,24 @@ func newPeers(s *Server) *Peers {
 		},
 		ErrorLog: slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelDebug),
 	}
-	p.transport = &http.Transport{
-		Protocols:              &protocols,
-		HTTP2:                  settings,
-		DisableCompression:     true,
-		IdleConnTimeout:        idleTimeout,
-		MaxResponseHeaderBytes: 8 << 10,
-		DialContext:            p.dial,
-	}
+	p.transport = p.caller(p.dial)
 	s.running.Go(func() { p.http.Serve(p.queue) })
 	return p
 }
 
 type callerKey struct{}
+
+// caller makes the calling half. It speaks what the answering half does.
+func (p *Peers) caller(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {
+	return &http.Transport{
+		Protocols:              p.http.Protocols,
+		HTTP2:                  p.http.HTTP2,
+		DisableCompression:     true,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: 8 << 10,
+		DialContext:            dial,
+	}
+}
 
 // Handle registers the handler of a method: 1 to 64 of a-z, 0-9, "-", "_" and
 // ".". Registering a method again replaces its handler.
@@ -94,7 +99,20 @@ func (p *Peers) Handle(method string, handler Handler) error {
 // *FingerprintError mean that nothing was sent. After any other error the peer
 // may or may not have acted: callers repeat with the same request ID.
 func (p *Peers) Call(ctx context.Context, peer Peer, method string, body []byte) ([]byte, error) {
-	answer, err := p.call(ctx, peer, method, body)
+	return p.call(ctx, p.transport, peer, method, body)
+}
+
+// CallAt is Call over a connection of its own, which ends with it: whoever answers is
+// at this address now, wherever the peer's other connections lead. The peer may be
+// this server itself.
+func (p *Peers) CallAt(ctx context.Context, peer Peer, method string, body []byte) ([]byte, error) {
+	alone := p.caller(func(ctx context.Context, _, _ string) (net.Conn, error) { return p.connect(ctx, peer) })
+	defer alone.CloseIdleConnections()
+	return p.call(ctx, alone, peer, method, body)
+}
+
+func (p *Peers) call(ctx context.Context, over *http.Transport, peer Peer, method string, body []byte) ([]byte, error) {
+	answer, err := p.ask(ctx, over, peer, method, body)
 	if err != nil {
 		var remote *RemoteError
 		if errors.As(err, &remote) {
@@ -105,7 +123,7 @@ func (p *Peers) Call(ctx context.Context, peer Peer, method string, body []byte)
 	return answer, nil
 }
 
-func (p *Peers) call(ctx context.Context, peer Peer, method string, body []byte) ([]byte, error) {
+func (p *Peers) ask(ctx context.Context, over *http.Transport, peer Peer, method string, body []byte) ([]byte, error) {
 	if !validName(method, MaxMethod) {
 		return nil, fmt.Errorf("%q is no method name", method)
 	}
@@ -116,7 +134,7 @@ func (p *Peers) call(ctx context.Context, peer Peer, method string, body []byte)
 	if !p.server.config.Directory.IsMember(peer.Fingerprint) {
 		return nil, ErrNotMember
 	}
-	if !p.remember(peer) {
+	if over == p.transport && !p.remember(peer) {
 		return nil, ErrClosed
 	}
 	if _, ok := ctx.Deadline(); !ok {
@@ -131,7 +149,7 @@ func (p *Peers) call(ctx context.Context, peer Peer, method string, body []byte)
 	if err != nil {
 		return nil, err
 	}
-	response, err := p.transport.RoundTrip(request)
+	response, err := over.RoundTrip(request)
 	if err != nil {
 		var wrapped *url.Error
 		if errors.As(err, &wrapped) {
@@ -188,11 +206,15 @@ func (p *Peers) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	p.mu.Lock()
 	target := p.addrs[fingerprint]
 	p.mu.Unlock()
-	conn, err := p.server.dial(ctx, Peer{fingerprint, target}, protocolPeer)
+	return p.connect(ctx, Peer{fingerprint, target})
+}
+
+func (p *Peers) connect(ctx context.Context, peer Peer) (net.Conn, error) {
+	conn, err := p.server.dial(ctx, peer, protocolPeer)
 	if err != nil {
 		return nil, err
 	}
-	return &peerConn{conn, fingerprint}, nil
+	return &peerConn{conn, peer.Fingerprint}, nil
 }
 
 // close ends the handlers and the pooled connections.

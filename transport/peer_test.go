@@ -29,6 +29,34 @@ func TestCallTellsWhoCalls(t *testing.T) {
 	})
 }
 
+// TestCallAtIsAnsweredAtItsAddress: two processes that have one key are told apart by
+// where they are, and a pooled connection to one is not asked in the other's place.
+func TestCallAtIsAnsweredAtItsAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "10.0.0.1", "10.0.0.2")
+		r.start("10.0.0.3", transport.Config{Identity: r.identities[1]})
+		for i, node := range r.nodes {
+			node.Peers().Handle("where", func(context.Context, transport.Fingerprint, []byte) ([]byte, error) {
+				return []byte(r.hosts[i]), nil
+			})
+		}
+		for range 2 {
+			if answer, err := r.nodes[0].Peers().Call(t.Context(), r.peer(1), "where", nil); err != nil || string(answer) != r.hosts[1] {
+				t.Fatalf("answer %q, %v", answer, err)
+			}
+			for i := range r.nodes { // itself too
+				if answer, err := r.nodes[0].Peers().CallAt(t.Context(), r.peer(i), "where", nil); err != nil || string(answer) != r.hosts[i] {
+					t.Errorf("at %s: answer %q, %v", r.hosts[i], answer, err)
+				}
+			}
+		}
+		synctest.Wait()
+		if n := r.network.Connections("10.0.0.1", "10.0.0.3"); n != 0 {
+			t.Errorf("%d connections are left of calls that had their own", n)
+		}
+	})
+}
+
 func TestManyCallsShareOneConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, "10.0.0.1", "10.0.0.2")

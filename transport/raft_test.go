@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"github.com/keycustodian/keycustodian/transport"
@@ -34,7 +35,11 @@ func newCluster(r *rig) *cluster {
 		config.LocalID = raft.ServerID(nodeName(i))
 		config.LogOutput = io.Discard
 		store, state := raft.NewInmemStore(), &counter{}
-		layer := raft.NewNetworkTransport(node.Raft(), 3, 5*time.Second, io.Discard)
+		// One request at a time: Raft's pipeline waits for ever where an answer refuses
+		// while more requests are sent (package node keeps it from that).
+		layer := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+			Stream: node.Raft(), MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 5 * time.Second, Logger: hclog.NewNullLogger(),
+		})
 		instance, err := raft.NewRaft(config, state, store, store, raft.NewInmemSnapshotStore(), layer)
 		if err != nil {
 			r.t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ type members struct {
 	mu      sync.Mutex
 	at      map[string]transport.Fingerprint
 	is      map[transport.Fingerprint]bool
+	was     map[transport.Fingerprint]bool
 	clients map[transport.Fingerprint]bool
 }
 
@@ -26,6 +28,7 @@ func newMembers() *members {
 	return &members{
 		at:      map[string]transport.Fingerprint{},
 		is:      map[transport.Fingerprint]bool{},
+		was:     map[transport.Fingerprint]bool{},
 		clients: map[transport.Fingerprint]bool{},
 	}
 }
@@ -51,6 +54,20 @@ func (m *members) IsMember(f transport.Fingerprint) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.is[f]
+}
+
+func (m *members) WasMember(f transport.Fingerprint) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.was[f]
+}
+
+// expel removes a member, and remembers it as one that was removed.
+func (m *members) expel(f transport.Fingerprint) {
+	m.remove(f)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.was[f] = true
 }
 
 func (m *members) IsClient(f transport.Fingerprint) bool {
@@ -148,7 +165,21 @@ func (r *rig) dialTLS(host, addr, protocol string, identity *transport.Identity)
 		raw.Close()
 		return nil, err
 	}
+	if strings.HasPrefix(protocol, "kc-") && protocol != "kc-join/1" {
+		if err := welcomed(conn); err != nil {
+			conn.Close()
+			return nil, err
+		}
+	}
 	return conn, nil
+}
+
+// welcomed reads the byte by which a member's caller is let in.
+func welcomed(conn net.Conn) error {
+	conn.SetReadDeadline(time.Now().Add(time.Minute))
+	_, err := conn.Read(make([]byte, 1))
+	conn.SetReadDeadline(time.Time{})
+	return err
 }
 
 // gone waits until the other side has closed conn; false after a minute.

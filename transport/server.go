@@ -16,7 +16,7 @@ import (
 // required.
 type Config struct {
 	// Identity is this node's key pair.
-	Identity *Identity
+	Identity *Identity // see also Server.Identify
 	// Network is how connections are made; nil means TCP().
 	Network Network
 	// Listen is the address of the one port, host:port.
@@ -64,6 +64,7 @@ type Server struct {
 	listeners []net.Listener
 	budget    *budget
 	tracker   *tracker
+	keys      atomic.Pointer[identities]
 	running   sync.WaitGroup
 
 	raft      *RaftLayer
@@ -103,6 +104,7 @@ func Listen(config Config) (*Server, error) {
 		joins:     newPool(maxUnprovenJoins, maxUnprovenJoinsPerSource),
 		joining:   make(chan struct{}, maxJoins),
 	}
+	s.keys.Store(&identities{current: config.Identity})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	addr := advertiseAddr(advertise)
 	s.gossips, s.apis = newQueue(addr), newQueue(addr)
@@ -141,7 +143,13 @@ func dialable(addr string) error {
 func (s *Server) Addr() string { return s.advertise }
 
 // Fingerprint returns this node's own.
-func (s *Server) Fingerprint() Fingerprint { return s.config.Identity.fingerprint }
+func (s *Server) Fingerprint() Fingerprint { return s.keys.Load().current.fingerprint }
+
+// Identify changes this node's key. Other, which may be nil, is for peers that do
+// not know current: shown to those who ask for it, and tried where current is not
+// admitted. Open connections stay as they are; each peer cuts what it believes no
+// more.
+func (s *Server) Identify(current, other *Identity) { s.keys.Store(&identities{current, other}) }
 
 // Raft returns the stream layer for raft.NewNetworkTransport.
 func (s *Server) Raft() *RaftLayer { return s.raft }
@@ -160,6 +168,17 @@ func (s *Server) API() net.Listener { return s.apis }
 func (s *Server) Cut(f Fingerprint) {
 	if n := s.tracker.cut(f); n > 0 {
 		s.config.Logger.Info("cut connections", "peer", f.String(), "connections", n)
+	}
+}
+
+// CutFormer cuts everybody with whom a member's connection is open and whom the
+// Directory does not call a member any more: it may have known one only for as
+// long as it knew no better.
+func (s *Server) CutFormer() {
+	for _, f := range s.tracker.members() {
+		if !s.config.Directory.IsMember(f) {
+			s.Cut(f)
+		}
 	}
 }
 
@@ -236,9 +255,12 @@ func (s *Server) admit(conn *tracked, secured *tls.Conn) error {
 	if kind == member {
 		// After own, so that a removal either is seen here or cuts this.
 		if !s.config.Directory.IsMember(caller) {
-			return ErrNotMember
+			return s.turnAway(secured, caller)
 		}
 		s.budget.hosts.add(hostOf(conn.RemoteAddr()))
+		if err := greet(secured, welcomeByte); err != nil {
+			return err
+		}
 	}
 	if kind == stranger {
 		s.tracker.pooled(conn, s.strangers.enter(conn, hostOf(conn.RemoteAddr())))
@@ -257,6 +279,14 @@ func (s *Server) admit(conn *tracked, secured *tls.Conn) error {
 		return s.apis.put(secured)
 	}
 	return fmt.Errorf("transport: unknown protocol %q", protocol)
+}
+
+// turnAway tells a member that was removed.
+func (s *Server) turnAway(secured *tls.Conn, caller Fingerprint) error {
+	if !s.config.Directory.WasMember(caller) {
+		return ErrNotMember
+	}
+	return errors.Join(ErrNotMember, greet(secured, farewellByte))
 }
 
 func (s *Server) classify(protocol string, caller Fingerprint) class {

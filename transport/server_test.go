@@ -54,6 +54,33 @@ func TestOnlyMembersSpeakMemberProtocols(t *testing.T) {
 	})
 }
 
+// A member that was removed is told so, and gets nothing else.
+func TestARemovedMemberIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "a", "b")
+		if err := r.nodes[1].Peers().Handle("echo", func(_ context.Context, _ transport.Fingerprint, body []byte) ([]byte, error) {
+			t.Error("it was answered")
+			return body, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r.members.expel(r.nodes[0].Fingerprint())
+		if _, err := r.nodes[0].Peers().Call(t.Context(), r.peer(1), "echo", nil); !errors.Is(err, transport.ErrRemoved) || !errors.Is(err, transport.ErrNotAdmitted) {
+			t.Errorf("a call: %v", err)
+		}
+		for _, protocol := range []string{"kc-raft/1", "kc-peer/1", "kc-gossip/1"} {
+			conn, err := r.dialTLS("a", r.addrs[1], protocol, r.identities[0]) // has read one byte
+			if err != nil {
+				t.Fatalf("%s: %v", protocol, err)
+			}
+			if n, err := conn.Read(make([]byte, 1)); n > 0 || err == nil {
+				t.Errorf("%s: goes on after that", protocol)
+			}
+			conn.Close()
+		}
+	})
+}
+
 func TestUnknownProtocolIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, "10.0.0.1")
@@ -97,6 +124,9 @@ func TestOnlyTheKeyCounts(t *testing.T) {
 		})
 		defer conn.Close()
 		if err := conn.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		if err := welcomed(conn); err != nil {
 			t.Fatal(err)
 		}
 		conn.SetReadDeadline(time.Now().Add(time.Minute))

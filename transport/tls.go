@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -29,9 +30,9 @@ func (s *Server) serverTLS(peers, api bool) *tls.Config {
 		MinVersion: tls.VersionTLS13,
 		// A resumed session would skip what is decided at a handshake.
 		SessionTicketsDisabled: true,
-		Certificates:           []tls.Certificate{s.config.Identity.certificate},
 	}
 	forPeers := base.Clone()
+	forPeers.GetCertificate = s.peerCertificate
 	forPeers.NextProtos = []string{protocolRaft, protocolPeer, protocolGossip, protocolJoin}
 	forPeers.ClientAuth = tls.RequireAnyClientCert
 	forPeers.VerifyConnection = s.verifyCaller
@@ -54,17 +55,22 @@ func (s *Server) serverTLS(peers, api bool) *tls.Config {
 }
 
 // verifyCaller turns strangers away inside the handshake, so that they are told
-// by an alert. It decides nothing for good: the caller's signature is checked
+// by an alert; admit tells those who were members. It decides nothing for good: the caller's signature is checked
 // after it, and admit asks the Directory again once the connection is tracked.
 func (s *Server) verifyCaller(state tls.ConnectionState) error {
 	if state.NegotiatedProtocol == protocolJoin {
 		return nil
 	}
 	caller, ok := PeerFingerprint(state)
-	if !ok || !s.config.Directory.IsMember(caller) {
+	if !ok || !s.config.Directory.IsMember(caller) && !s.config.Directory.WasMember(caller) {
 		return fmt.Errorf("transport: %s from %s: %w", state.NegotiatedProtocol, caller, ErrNotMember)
 	}
 	return nil
+}
+
+// peerCertificate answers with the key that the caller expects.
+func (s *Server) peerCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return &s.keys.Load().called(hello.ServerName).certificate, nil
 }
 
 // apiCertificate answers with the ordinary certificate to those who ask for a
@@ -76,7 +82,7 @@ func (s *Server) apiCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, e
 			return c, nil
 		}
 	}
-	return &s.config.Identity.certificate, nil
+	return &s.keys.Load().current.certificate, nil
 }
 
 // clientTLS makes the configuration of a dial that must end at peer.
@@ -85,6 +91,7 @@ func clientTLS(identity *Identity, peer Peer, protocol string) *tls.Config {
 		MinVersion:             tls.VersionTLS13,
 		Certificates:           []tls.Certificate{identity.certificate},
 		NextProtos:             []string{protocol},
+		ServerName:             peer.Fingerprint.name(),
 		SessionTicketsDisabled: true,
 		// Not the absence of verification but its replacement: the key is
 		// compared in VerifyConnection, which runs at every handshake.
@@ -102,7 +109,8 @@ func clientTLS(identity *Identity, peer Peer, protocol string) *tls.Config {
 	}
 }
 
-// dial connects to a member as a member.
+// dial connects to a member as a member, and returns once that has let it in. While
+// this node's key changes, peers are met that know only one of its two.
 func (s *Server) dial(ctx context.Context, peer Peer, protocol string) (*tls.Conn, error) {
 	if !s.config.Directory.IsMember(peer.Fingerprint) {
 		return nil, fmt.Errorf("transport: dial %s %s: %w", peer.Addr, peer.Fingerprint, ErrNotMember)
@@ -110,6 +118,15 @@ func (s *Server) dial(ctx context.Context, peer Peer, protocol string) (*tls.Con
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
+	keys := s.keys.Load()
+	conn, err := s.dialAs(ctx, keys.current, peer, protocol)
+	if keys.other != nil && errors.Is(err, ErrNotAdmitted) && ctx.Err() == nil {
+		conn, err = s.dialAs(ctx, keys.other, peer, protocol)
+	}
+	return conn, err
+}
+
+func (s *Server) dialAs(ctx context.Context, identity *Identity, peer Peer, protocol string) (*tls.Conn, error) {
 	raw, err := s.config.Network.Dial(ctx, peer.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("transport: dial %s: %w", peer.Addr, err)
@@ -118,8 +135,12 @@ func (s *Server) dial(ctx context.Context, peer Peer, protocol string) (*tls.Con
 	if !ok {
 		return nil, fmt.Errorf("transport: dial %s: %w", peer.Addr, ErrClosed)
 	}
-	secured := tls.Client(conn, clientTLS(s.config.Identity, peer, protocol))
-	if err := secured.HandshakeContext(ctx); err != nil {
+	secured := tls.Client(conn, clientTLS(identity, peer, protocol))
+	err = secured.HandshakeContext(ctx)
+	if err == nil {
+		err = awaitWelcome(ctx, secured)
+	}
+	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("transport: dial %s: %w", peer.Addr, err)
 	}

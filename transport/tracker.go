@@ -125,6 +125,22 @@ func (t *tracker) cut(owner Fingerprint) int {
 	return len(cut)
 }
 
+// members are the owners of members' connections.
+func (t *tracker) members() []Fingerprint {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var owners []Fingerprint
+	for owner, conns := range t.owned {
+		for c := range conns {
+			if c.class == member {
+				owners = append(owners, owner)
+				break
+			}
+		}
+	}
+	return owners
+}
+
 // closeAll closes everything, and whatever is added later.
 func (t *tracker) closeAll() {
 	t.mu.Lock()

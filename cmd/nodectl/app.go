@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"io"
 	"strings"
 	"time"
 
+	"github.com/keycustodian/keycustodian/node/client"
 	"github.com/spf13/cobra"
 )
 
@@ -26,7 +28,11 @@ type app struct {
 	output                         string // "text" or "json"
 	timeout                        time.Duration
 	yes                            bool
-	trusting                       bool // takes a node's word for who is no member any more
+	unasked                        bool          // nothing may be asked on a terminal
+	trusting                       bool          // takes a node's word for who is no member any more
+	request                        string        // --request-id
+	repeatable                     bool          // the command has that flag
+	slow                           time.Duration // what takes longer says so; 0 is a second
 }
 
 // run runs one command line and returns the exit code.
@@ -60,6 +66,11 @@ A cluster is known by its cluster file, a caller by a key file:
 
 Without them ~/.config/keycustodian/cluster.json and key.pem are used.
 
+NODE is the name of a node or its ID, or the beginning of either if it fits one node
+only; of an ID at least 4 characters, as fewer could be meant as a name. What cannot
+be taken back (cluster remove, cluster leave, key destroy-except) wants the whole
+name, or 4 characters of the ID.
+
 Exit codes: 0 done, 1 failed, 2 usage, 3 sealed or no quorum (try again).`,
 		Example: `  nodectl operator new --out alice.pem
   nodectl --addr unix:/run/keycustodian/socket cluster init --operator alice.pem.pub
@@ -72,6 +83,10 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 sealed or no quorum (try again).`,
 			}
 			if a.output != "text" && a.output != "json" {
 				return usage("output %q is not text or json", a.output)
+			}
+			a.repeatable = c.Flags().Lookup("request-id") != nil
+			if _, err := parseRequestID(a.request); a.request != "" && err != nil {
+				return err
 			}
 			return nil
 		},
@@ -92,6 +107,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 sealed or no quorum (try again).`,
 		a.deviceCommand(), a.keyCommand(), a.randomCommand(), a.auditCommand(), a.runCommand(), a.devCommand(), a.demoCommand(), a.versionCommand(),
 	)
 	prepare(root)
+	a.complete(root)
 	return root
 }
 
@@ -133,10 +149,30 @@ func prepare(c *cobra.Command) {
 	}
 }
 
-// context adds --timeout.
+// context adds --timeout and --request-id.
 func (a *app) context(c *cobra.Command) (context.Context, context.CancelFunc) {
-	if a.timeout > 0 {
-		return context.WithTimeout(c.Context(), a.timeout)
+	ctx := c.Context()
+	if a.request != "" {
+		id, _ := parseRequestID(a.request) // was looked at before the command began
+		ctx = client.WithRequestID(ctx, id)
 	}
-	return context.WithCancel(c.Context())
+	if a.timeout > 0 {
+		return context.WithTimeout(ctx, a.timeout)
+	}
+	return context.WithCancel(ctx)
+}
+
+// repeats gives --request-id to a verb that makes one change, which a node does
+// once however often it is asked for under that ID.
+func (a *app) repeats(c *cobra.Command) *cobra.Command {
+	c.Flags().StringVar(&a.request, "request-id", "", "repeat a change whose outcome was unknown, under its `ID` of then: it is made once")
+	return c
+}
+
+func parseRequestID(text string) (id [16]byte, err error) {
+	raw, err := hex.DecodeString(text)
+	if err != nil || len(raw) != len(id) || [16]byte(raw) == id {
+		return id, usage("--request-id %.40q is not the ID of a request: 32 hexadecimal digits", text)
+	}
+	return [16]byte(raw), nil
 }

@@ -12,8 +12,10 @@ func (a *app) auditCommand() *cobra.Command {
 	var query api.AuditQuery
 	c := &cobra.Command{
 		Use: "audit", Short: "print the audit records, oldest first", Args: cobra.NoArgs,
-		Long: `Prints the hash-chained records of every accepted change. Signatures and
-decryptions are in each node's own log.`,
+		Long: `Prints the hash-chained records of every accepted change. Uses of keys are not
+among them: the node that did or refused one writes it to its own log, counted and
+every 10 seconds as "key uses", or with --log-level debug each one as "key use".
+A node that is killed loses the uses of the last 10 seconds.`,
 		Example: "  nodectl audit --after 1000 -o json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := a.context(c)

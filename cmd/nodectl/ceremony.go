@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -21,11 +22,13 @@ type ceremonyFlags struct {
 	expires        time.Duration
 	wait, noWait   bool
 	waitsByDefault bool
+	apart          time.Duration
 }
 
 func (f *ceremonyFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.reason, "reason", "", "`TEXT` for the record")
 	c.Flags().DurationVar(&f.expires, "expires", time.Hour, "the ceremony ends after `DURATION`, 24h at most")
+	c.Flags().DurationVar(&f.apart, "clocks-apart", clockSlack, "sign also where the cluster's clocks are `DURATION` apart from this machine's, and the ceremony is open for so much longer")
 	if f.waitsByDefault {
 		c.Flags().BoolVar(&f.noWait, "no-wait", false, "do not wait for its end")
 	} else {
@@ -42,6 +45,9 @@ func (f *ceremonyFlags) waits() bool { return f.wait || f.waitsByDefault && !f.n
 func (f *ceremonyFlags) validate() error {
 	if f.expires < time.Minute || f.expires > fsm.MaxCeremonyTime {
 		return usage("--expires is between 1m and %v", fsm.MaxCeremonyTime)
+	}
+	if f.apart < 0 || f.apart > fsm.MaxCeremonyTime {
+		return usage("--clocks-apart is between 0 and %v", fsm.MaxCeremonyTime)
 	}
 	return nil
 }
@@ -75,13 +81,23 @@ func (a *app) open(c *cobra.Command, route string, request any, f ceremonyFlags,
 	}
 	a.say("opened ceremony %s (%s), until %s", opened.ID, opened.Kind, when(opened.ExpiresAt))
 	approved, err := s.approveOwn(ctx, set, opened, f, check)
+	var apart *expiryError
+	if errors.As(err, &apart) && len(opened.Approvals) == 0 {
+		err = s.takeBack(ctx, opened, f, apart)
+	} else if err != nil {
+		err = hint("look at it with nodectl ceremony show "+opened.ID+", and deny it if it is not what you asked for", err)
+	}
 	if err != nil {
-		return hint("look at it with nodectl ceremony show "+opened.ID+", and deny it if it is not what you asked for", err)
+		return err
 	}
 	if f.waits() {
 		if approved, err = s.follow(ctx, approved); err != nil {
 			return err
 		}
+		if err := s.followOn(ctx, approved); err != nil {
+			return err
+		}
+		s.settle(ctx, approved)
 	}
 	return a.show(approved, func(w io.Writer) { row(w, approved.ID) })
 }
@@ -98,11 +114,11 @@ func (s *session) approveOwn(ctx context.Context, set fsm.OperatorSet, opened ap
 	if o.Reason != f.reason {
 		return opened, fmt.Errorf("the node gave the reason %.80q", o.Reason)
 	}
-	if limit := time.Now().Add(f.expires + clockSlack); time.UnixMilli(o.Expires).After(limit) {
-		return opened, fmt.Errorf("the node made it expire at %s", when(time.UnixMilli(o.Expires)))
-	}
 	if err := check(s, o); err != nil {
 		return opened, err
+	}
+	if err := f.checkExpiry(o); err != nil {
+		return opened, err // last: it is what was asked for, but for the time
 	}
 	approved, err := s.sign(ctx, api.CeremonyApprove, fsm.DomainApproval, opened)
 	if err != nil {
@@ -114,9 +130,6 @@ func (s *session) approveOwn(ctx context.Context, set fsm.OperatorSet, opened ap
 	}
 	return approved, nil
 }
-
-// clockSlack is how far the clocks of nodectl and the log may be apart.
-const clockSlack = time.Hour
 
 // sign hands in the caller's signature over the exact bytes of an Open.
 func (s *session) sign(ctx context.Context, route string, domain fsm.Domain, c api.Ceremony) (api.Ceremony, error) {
@@ -170,6 +183,7 @@ func stateOf(c api.Ceremony) string {
 func (a *app) ceremonyShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show ID", Short: "show what a ceremony is about, and what it would change", Args: cobra.ExactArgs(1),
+		Example: "  nodectl ceremony show 74415eeb",
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := a.context(c)
 			defer cancel()
@@ -202,8 +216,9 @@ func (a *app) ceremonyApprove() *cobra.Command {
 		Long: `Shows what the ceremony is about and the difference to what is, read from the
 exact bytes that are signed, and signs them with your key. Shares move only when
 enough operators have signed.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return a.decide(c, args[0], true) },
+		Example: "  nodectl ceremony list\n  nodectl ceremony approve 74415eeb",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(c *cobra.Command, args []string) error { return a.decide(c, args[0], true) },
 	}
 	c.Flags().BoolVar(&a.yes, "yes", false, "do not ask")
 	return c
@@ -212,7 +227,8 @@ enough operators have signed.`,
 func (a *app) ceremonyDeny() *cobra.Command {
 	c := &cobra.Command{
 		Use: "deny ID", Short: "show a ceremony, and sign against it: it ends", Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return a.decide(c, args[0], false) },
+		Example: "  nodectl ceremony deny 74415eeb",
+		RunE:    func(c *cobra.Command, args []string) error { return a.decide(c, args[0], false) },
 	}
 	c.Flags().BoolVar(&a.yes, "yes", false, "do not ask")
 	return c
@@ -243,8 +259,12 @@ func (a *app) decide(c *cobra.Command, id string, approve bool) error {
 		if err != nil {
 			return err
 		}
-		if _, err := s.readOpen(ctx, set, found); err != nil {
+		o, err := s.readOpen(ctx, set, found)
+		if err != nil {
 			return hint("do not approve it; ask the other operators", err)
+		}
+		if err := checkExpired(o, clockSlack); err != nil {
+			return hint("open another one; where this one should have time left, set the clock that is wrong", fmt.Errorf("%w. Clocks: %s", err, s.clocks(ctx)))
 		}
 	}
 	if approve || a.asked() { // a denial gives nothing away

@@ -20,7 +20,7 @@ func parseSPKI(spki []byte) (crypto.PublicKey, error) {
 }
 
 func (a *app) clientCommand() *cobra.Command {
-	return noun("client", "programs and auditors that use the cluster", a.clientAdd(), a.clientList(), a.clientRemove())
+	return noun("client", "programs and auditors that use the cluster", a.repeats(a.clientAdd()), a.clientList(), a.clientRemove())
 }
 
 func (a *app) clientAdd() *cobra.Command {
@@ -65,7 +65,7 @@ Verbs: create sign verify encrypt decrypt derive mac rotate manage list random.`
 			}
 			var added api.Client
 			if err := a.ask(ctx, api.ClientAdd, request, &added); err != nil {
-				return err
+				return refusedWith(api.CodeExists, "choose another name or make another key; a client's are free again after nodectl client remove", err)
 			}
 			a.say("added %s %s", added.Role, added.Name)
 			return a.show(added, func(w io.Writer) { row(w, added.Fingerprint) })
@@ -73,7 +73,7 @@ Verbs: create sign verify encrypt decrypt derive mac rotate manage list random.`
 	}
 	c.Flags().StringVar(&request.Name, "name", "", "`NAME` of the client")
 	c.Flags().StringVar(&keyPath, "public", "", "`FILE` with the client's public key")
-	c.Flags().StringVar(&role, "role", "user", "user or auditor")
+	c.Flags().StringVar(&role, "role", "user", "`ROLE`: user or auditor")
 	c.Flags().StringArrayVar(&request.Prefixes, "prefix", nil, "`PREFIX` of key names; again for more")
 	c.Flags().StringSliceVar(&verbs, "verbs", nil, "`VERBS`, comma separated, or all")
 	return c
@@ -128,14 +128,15 @@ func (a *app) clientList() *cobra.Command {
 func (a *app) clientRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "remove NAME|FINGERPRINT", Short: "shut a client out and cut its connections", Args: cobra.ExactArgs(1),
+		Example: "  nodectl client remove app",
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := a.context(c)
 			defer cancel()
-			if err := a.ask(ctx, api.ClientRemove, api.ClientRemoveRequest{Client: args[0]}, &api.Ack{}); err != nil {
+			var ack api.Ack
+			if err := a.ask(ctx, api.ClientRemove, api.ClientRemoveRequest{Client: args[0]}, &ack); err != nil {
 				return err
 			}
-			a.say("removed %s", args[0])
-			return nil
+			return a.done(ack, "removed %s", args[0])
 		},
 	}
 }

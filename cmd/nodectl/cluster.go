@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 
 func (a *app) clusterCommand() *cobra.Command {
 	return noun("cluster", "the cluster and its members", a.clusterInit(), a.clusterToken(), a.clusterJoin(),
-		a.clusterMembers(), a.clusterRemove(), a.clusterLeave(), a.clusterStatus(), a.clusterRefresh())
+		a.clusterMembers(), a.clusterRemove(), a.clusterLeave(), a.clusterRotateKey(), a.clusterStatus(), a.clusterRefresh(), a.clusterBackup(), a.clusterRestore(), a.clusterRecover())
 }
 
 func (a *app) clusterInit() *cobra.Command {
@@ -45,12 +46,9 @@ set, no secret. Operators and clients need a copy of it.`,
 			if err := checkName(name); err != nil {
 				return err
 			}
-			for _, path := range operators {
-				operator, err := readOperator(path)
-				if err != nil {
-					return err
-				}
-				request.Operators = append(request.Operators, operator)
+			var err error
+			if request.Operators, err = readOperators(operators); err != nil {
+				return err
 			}
 			set := makeSet(dkek.ClusterID{}, 1, request.Approvals, request.Operators)
 			if err := set.Validate(); err != nil {
@@ -82,7 +80,10 @@ func (a *app) init(ctx context.Context, request api.InitRequest, out string) err
 	}
 	defer c.Close()
 	var made api.InitResponse
-	if _, err := c.Do(ctx, api.ClusterInit, request, &made); err != nil {
+	done := a.busy(doing(api.ClusterInit))
+	_, err = c.Do(ctx, api.ClusterInit, request, &made)
+	done()
+	if err != nil {
 		return err
 	}
 	id, err := parseClusterID(made.Cluster.ID)
@@ -131,7 +132,7 @@ which other users of the machine can see.`,
 			}
 			var text string
 			if file != "" {
-				content, err := a.readIn(file, 4096)
+				content, err := a.readIn(file, 4096, "that is no join token: give the file with what nodectl cluster token printed")
 				if err != nil {
 					return err
 				}
@@ -140,6 +141,9 @@ which other users of the machine can see.`,
 				text = args[0]
 			}
 			if _, err := api.ParseJoinToken(text); err != nil {
+				if file != "" {
+					err = fmt.Errorf("%s: %w", file, err)
+				}
 				return hint("copy it whole, or make another with nodectl cluster token", err)
 			}
 			socket, err := a.socket()
@@ -147,14 +151,19 @@ which other users of the machine can see.`,
 				return err
 			}
 			defer socket.Close()
-			defer a.busy("joining")()
 			var joined api.JoinResponse
-			if _, err := socket.Do(ctx, api.ClusterJoin, api.JoinRequest{Token: text}, &joined); err != nil {
-				var said *api.Error
-				if errors.As(err, &said) && (said.Code == api.CodeNotFound || said.Code == api.CodeNotAllowed || said.Code == api.CodeExpired) {
-					return hint("a token works once, and until it expires: ask an operator for another, nodectl cluster token", err)
+			done := a.busy(doing(api.ClusterJoin))
+			_, err = socket.Do(ctx, api.ClusterJoin, api.JoinRequest{Token: text}, &joined)
+			done()
+			if err != nil {
+				for _, code := range []api.Code{api.CodeNotFound, api.CodeNotAllowed, api.CodeExpired} {
+					err = refusedWith(code, "a token works once, and until it expires: ask an operator for another, nodectl cluster token", err)
 				}
 				return err
+			}
+			if joined.Before {
+				a.say("node %s was a member of cluster %s already, and used no token", joined.Node, joined.Cluster.ID)
+				return a.show(joined, func(w io.Writer) { row(w, joined.Node) })
 			}
 			a.say("node %s joined cluster %s; it gets the DKEK by nodectl dkek create, or where there is one: its share by nodectl dkek reshare, its device by nodectl device replace", joined.Node, joined.Cluster.ID)
 			return a.show(joined, func(w io.Writer) { row(w, joined.Node) })
@@ -195,7 +204,13 @@ func (a *app) clusterRemove() *cobra.Command {
 		Use: "remove NODE", Short: "remove a member for ever", Args: cobra.ExactArgs(1),
 		Long: `Removes a member. Its connections are cut; its ID never comes back, and its share
 is worth nothing after the next reshare. Refused where fewer holders than the
-threshold would remain.`,
+threshold would remain, and where without this member those that answer would be
+no majority of the voters, or too few with a readable share. One that does not
+answer is not missed.
+
+NODE is the whole name, or at least 4 characters of the ID: repeated for node-1,
+which is gone, it must not take node-10.`,
+		Example: "  nodectl cluster remove node-2",
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := a.context(c)
 			defer cancel()
@@ -204,24 +219,59 @@ threshold would remain.`,
 				return err
 			}
 			defer s.end(ctx)
-			m, err := s.member(ctx, args[0])
+			m, err := s.memberForGood(ctx, args[0])
 			if err != nil {
 				return err
-			}
-			if m.Name != args[0] && !strings.HasPrefix(m.ID, args[0]) { // repeated for node-1, it must not take node-10
-				return hint("give the whole name or the ID: a removal is for ever", fmt.Errorf("no member is called %.80q", args[0]))
 			}
 			if err := a.confirm(fmt.Sprintf("member %s (%s) is removed for ever, with its share", m.Name, m.ID)); err != nil {
 				return err
 			}
-			if err := s.do(ctx, api.MemberRemove, api.MemberRemoveRequest{Node: m.ID}, &api.Ack{}); err != nil {
+			var ack api.Ack
+			if err := s.do(ctx, api.MemberRemove, api.MemberRemoveRequest{Node: m.ID}, &ack); err != nil {
 				return err
 			}
-			a.say("removed %s; if nodectl dkek status still names it as a holder, nodectl dkek reshare makes its share worthless", m.Name)
-			return s.dropped(ctx)
+			s.dropped(ctx)
+			return a.done(ack, "removed %s; if nodectl dkek status still names it as a holder, nodectl dkek reshare makes its share worthless", m.Name)
 		},
 	}
 	c.Flags().BoolVar(&a.yes, "yes", false, "do not ask")
+	return c
+}
+
+func (a *app) clusterRotateKey() *cobra.Command {
+	var node string
+	c := &cobra.Command{
+		Use: "rotate-key", Short: "give a node a new key, over that node's socket", Args: cobra.NoArgs,
+		Long: `Gives the node whose socket --addr names a new key pair, the one that it shows
+and signs with; its ID, share and device stay. The others stop letting the former
+key in as they hear of it, which closes its connections once. The node keeps the
+former key until every member knows the new one, and rotates no more until then.
+Refused while a ceremony involves the node.
+
+Cluster files and join tokens that name the former fingerprint are of the past:
+run cluster refresh where a cluster file lies, and make tokens anew. Rotate one
+node at a time: a file that knows no member's fingerprint any more must be copied
+from one that does.`,
+		Example: `  nodectl --addr unix:/run/keycustodian/socket cluster rotate-key`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, cancel := a.context(c)
+			defer cancel()
+			socket, err := a.socket()
+			if err != nil {
+				return err
+			}
+			defer socket.Close()
+			var rotated api.RotateNodeKeyResponse
+			done := a.busy(doing(api.ClusterRotate))
+			_, err = socket.Do(ctx, api.ClusterRotate, api.RotateNodeKeyRequest{Node: node}, &rotated)
+			done()
+			if err != nil {
+				return err
+			}
+			return a.show(rotated, func(w io.Writer) { row(w, rotated.Fingerprint) })
+		},
+	}
+	c.Flags().StringVar(&node, "node", "", "the ID or name that the node must have")
 	return c
 }
 
@@ -229,6 +279,10 @@ func (a *app) clusterLeave() *cobra.Command {
 	var node string
 	c := &cobra.Command{
 		Use: "leave --node NODE", Short: "make a member leave by itself", Args: cobra.NoArgs,
+		Long: `Asks a member to leave for ever, with its share, while it still runs. Refused like
+cluster remove, where those that answer could not do without it. NODE is its whole
+name, or at least 4 characters of its ID.`,
+		Example: "  nodectl cluster leave --node node-4",
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := a.context(c)
 			defer cancel()
@@ -236,7 +290,8 @@ func (a *app) clusterLeave() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			m, err := s.member(ctx, node)
+			m, err := s.memberForGood(ctx, node)
+			others := otherAddresses(s.members(), m)
 			s.end(ctx)
 			if err != nil {
 				return err
@@ -246,15 +301,23 @@ func (a *app) clusterLeave() *cobra.Command {
 			}
 			only := *a // the request is for that node alone
 			only.addr = m.Address
-			if err := only.ask(ctx, api.MemberLeave, api.MemberLeaveRequest{Node: m.ID}, &api.Ack{}); err != nil {
-				return err
+			var ack api.Ack
+			var doubtful *client.OutcomeUnknownError
+			left := only.ask(ctx, api.MemberLeave, api.MemberLeaveRequest{Node: m.ID}, &ack)
+			if left != nil && !errors.As(left, &doubtful) {
+				return left
 			}
-			a.say("%s has left", m.Name)
-			if s, err = a.connect(ctx); err != nil {
-				return err
+			// The others may have cut it off before it could hear that it has left.
+			only.addr = others
+			if s, err = only.connect(ctx); err != nil {
+				return errors.Join(left, err)
 			}
 			defer s.Close()
-			return s.dropped(ctx)
+			s.dropped(ctx)
+			if left != nil && slices.Contains(s.members(), m) {
+				return left
+			}
+			return a.done(ack, "%s has left", m.Name)
 		},
 	}
 	c.Flags().StringVar(&node, "node", "", "`NODE` that leaves")
@@ -263,14 +326,24 @@ func (a *app) clusterLeave() *cobra.Command {
 	return c
 }
 
+// otherAddresses are those of all members but one; empty where there is none.
+func otherAddresses(members []api.Endpoint, but api.Endpoint) string {
+	var addresses []string
+	for _, m := range members {
+		if m.ID != but.ID {
+			addresses = append(addresses, m.Address)
+		}
+	}
+	return strings.Join(addresses, ",")
+}
+
 // dropped takes a member that this very command has removed out of the cluster
 // file. That it could not be is no failure of the command.
-func (s *session) dropped(ctx context.Context) error {
+func (s *session) dropped(ctx context.Context) {
 	s.app.trusting = true
 	if err := s.freshen(ctx); err != nil {
-		s.app.say("note: the cluster file was not refreshed: %s", strip(err.Error()))
+		s.app.say("note: the cluster file was not refreshed: %s", api.Plain(err.Error()))
 	}
-	return nil
 }
 
 func (a *app) clusterRefresh() *cobra.Command {

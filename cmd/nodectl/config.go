@@ -88,12 +88,20 @@ func (c *config) load(command *cobra.Command, getenv func(string) string, path s
 			return err
 		}
 		if file, err = c.parse(content); err != nil {
-			return hint("the settings are those of nodectl run --help, without the dashes", &usageError{err: fmt.Errorf("%s: %w", path, err)})
+			var known *hinted
+			way := "the settings are those of nodectl run --help, without the dashes"
+			if errors.As(err, &known) {
+				way = known.hint
+			}
+			return hint(way, &usageError{err: fmt.Errorf("%s: %w", path, err)})
 		}
 	}
 	for _, s := range c.settings() {
 		switch {
 		case command.Flags().Changed(s.name):
+			if *s.value == "" {
+				return emptySetting(s.name)
+			}
 		case getenv(s.variable()) != "":
 			*s.value = getenv(s.variable())
 		case file[s.name] != "":
@@ -103,6 +111,12 @@ func (c *config) load(command *cobra.Command, getenv func(string) string, path s
 		}
 	}
 	return c.validate()
+}
+
+// emptySetting refuses a setting that says nothing: its default is most likely not
+// what was meant.
+func emptySetting(name string) error {
+	return hint("give it a value, or leave it out for its default", usage("%s is empty", name))
 }
 
 func readConfig(path string) ([]byte, error) {
@@ -130,12 +144,20 @@ func (c *config) parse(content []byte) (map[string]string, error) {
 	if err := decoder.Decode(&values); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
+	if len(values) == 0 { // cut off, most likely: no default is what was meant
+		return nil, errors.New("holds no setting")
+	}
 	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
 		return nil, errors.New("holds more than one document")
 	}
 	for name := range values {
 		if !known[name] {
 			return nil, fmt.Errorf("unknown field %.40q", name)
+		}
+	}
+	for _, s := range c.settings() {
+		if value, given := values[s.name]; given && value == "" {
+			return nil, emptySetting(s.name)
 		}
 	}
 	return values, nil
@@ -168,9 +190,12 @@ func (c *config) validate() error {
 		if l.address == "" && l.name != "listen" {
 			continue
 		}
-		host, _, err := net.SplitHostPort(l.address)
+		host, port, err := net.SplitHostPort(l.address)
 		if err != nil {
 			return usage("%s %.80q is not host:port", l.name, l.address)
+		}
+		if _, err := net.LookupPort("tcp", port); err != nil {
+			return usage("%s %.80q: %.40s is no port: it is a number up to 65535", l.name, l.address, port)
 		}
 		if ip := net.ParseIP(host); strings.HasSuffix(l.name, "advertise") && (host == "" || ip != nil && ip.IsUnspecified()) {
 			return usage("%s %.80q is no address that others can reach", l.name, l.address)

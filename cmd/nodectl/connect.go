@@ -22,8 +22,10 @@ const (
 	// that reaches the cluster refreshes it.
 	refreshAfter   = 10 * time.Minute
 	refreshTimeout = 5 * time.Second
-	// freshEnough is how old a state may be before an answer says so.
-	freshEnough = 10 * time.Second
+	// freshEnough is how old a state may be before an answer says so. A leader is
+	// heard from several times in a heartbeat's timeout (500 ms): a node that knows
+	// of none is past this before it refuses the first change.
+	freshEnough = time.Second
 )
 
 // first returns the flag, else the variable, else the default.
@@ -80,7 +82,7 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, hint("give the cluster file with NODECTL_CLUSTER or --cluster: cluster init writes it, and any operator may pass it on", err)
 	default:
-		return nil, hint("get another copy of the cluster file, from an operator whom you trust", fmt.Errorf("%s: %s", a.clusterPath(), strip(err.Error())))
+		return nil, hint("get another copy of the cluster file, from an operator whom you trust", fmt.Errorf("%s: %s", a.clusterPath(), api.Plain(err.Error())))
 	}
 	if !socket {
 		if s.signer, err = a.loadKey(ctx); err != nil {
@@ -106,13 +108,31 @@ func (s *session) operatorKey(ctx context.Context) (crypto.Signer, error) {
 	return s.signer, nil
 }
 
-// do asks, and says on stderr where the answer is old.
+// do asks, and says on stderr that it takes its time.
 func (s *session) do(ctx context.Context, name string, request, response any) error {
+	done := s.app.busy(doing(name))
 	answer, err := s.Do(ctx, name, request, response)
-	if err == nil && answer.StateAge > freshEnough {
-		fmt.Fprintf(s.app.err, "note: node %.32s has heard from no quorum for %s: this may be old\n", answer.Node, answer.StateAge.Round(time.Second))
-	}
+	done()
+	s.sayAge(answer, err)
 	return err
+}
+
+// wait is do for what shows its own progress.
+func (s *session) wait(ctx context.Context, name string, request, response any) error {
+	answer, err := s.Do(ctx, name, request, response)
+	s.sayAge(answer, err)
+	return err
+}
+
+// sayAge says on stderr where an answer is old.
+func (s *session) sayAge(answer client.Answer, err error) {
+	switch {
+	case err != nil:
+	case answer.StateAge > freshEnough:
+		s.app.say("note: node %.32s has heard from no quorum for %s: this may be old", answer.Node, answer.StateAge.Round(time.Second))
+	case answer.StateAge < 0 && s.file != nil && answer.Node != "": // not one that is sealed, or in no cluster
+		s.app.say("note: node %.32s has heard from no quorum since its start: this may be old", answer.Node)
+	}
 }
 
 // end refreshes a cluster file that has become old, and closes. What fails here
@@ -128,7 +148,7 @@ func (s *session) end(ctx context.Context) {
 	defer cancel()
 	if cluster, err := s.Refresh(ctx); err == nil {
 		if err := s.keep(cluster); err != nil {
-			s.app.say("note: the cluster file was not refreshed: %s", strip(err.Error()))
+			s.app.say("note: the cluster file was not refreshed: %s", api.Plain(err.Error()))
 		}
 	}
 }
@@ -139,7 +159,9 @@ func (s *session) freshen(ctx context.Context) error {
 	if s.file == nil {
 		return nil
 	}
+	done := s.app.busy(doing(api.ClusterShow))
 	cluster, err := s.Refresh(ctx)
+	done()
 	if err != nil {
 		return err
 	}
@@ -188,7 +210,8 @@ func memberChanges(before, after []api.Endpoint) (came, gone []string) {
 	return came, gone
 }
 
-// member finds a node by name, ID or unique prefix of either.
+// member finds a node by name, ID or unique prefix of either, of an ID of
+// api.ShortestID characters at least.
 func (s *session) member(ctx context.Context, text string) (api.Endpoint, error) {
 	if err := s.freshen(ctx); err != nil {
 		return api.Endpoint{}, err
@@ -204,6 +227,16 @@ func (s *session) member(ctx context.Context, text string) (api.Endpoint, error)
 	return findMember(members, text)
 }
 
+// memberForGood is member for what cannot be taken back: it wants the whole name or
+// the ID. Repeated for node-1, which is gone, it must not take node-10.
+func (s *session) memberForGood(ctx context.Context, text string) (api.Endpoint, error) {
+	m, err := s.member(ctx, text)
+	if err != nil || m.Name == text || len(text) >= api.ShortestID && strings.HasPrefix(m.ID, text) {
+		return m, err
+	}
+	return api.Endpoint{}, hint("give the whole name or the ID: this is for ever", fmt.Errorf("no member is called %.80q", text))
+}
+
 // members are those in the cluster file.
 func (s *session) members() []api.Endpoint {
 	if s.file == nil {
@@ -212,17 +245,13 @@ func (s *session) members() []api.Endpoint {
 	return s.file.Cluster.Members
 }
 
-// shortestID is how much of an ID names a node: less could be meant as the name
-// of another node, like b.
-const shortestID = 4
-
 func findMember(members []api.Endpoint, text string) (api.Endpoint, error) {
 	var found []api.Endpoint
 	for _, m := range members {
 		if m.Name == text || m.ID == text {
 			return m, nil
 		}
-		if text != "" && strings.HasPrefix(m.Name, text) || len(text) >= shortestID && strings.HasPrefix(m.ID, text) {
+		if text != "" && strings.HasPrefix(m.Name, text) || len(text) >= api.ShortestID && strings.HasPrefix(m.ID, text) {
 			found = append(found, m)
 		}
 	}
@@ -242,6 +271,5 @@ func (a *app) ask(ctx context.Context, name string, request, response any) error
 		return err
 	}
 	defer s.end(ctx)
-	defer a.busy(name)()
 	return s.do(ctx, name, request, response)
 }

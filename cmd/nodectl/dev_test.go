@@ -38,6 +38,7 @@ type devRun struct {
 	command      *exec.Cmd
 	out, err     bytes.Buffer
 	done         chan struct{}
+	heard        heard // from nodectl
 }
 
 // startDev starts nodectl dev and waits until it is ready. It ends with the test.
@@ -120,6 +121,7 @@ func (d *devRun) nodectl(args ...string) (string, int) {
 	if err != nil && !errors.As(err, &ended) {
 		d.t.Fatal(err)
 	}
+	d.heard.keep(string(out))
 	return string(out), c.ProcessState.ExitCode()
 }
 
@@ -184,12 +186,15 @@ func (d *devRun) restart(node string) *exec.Cmd {
 func TestDev(t *testing.T) {
 	program := realBinary(t)
 	d := startDev(t, program, filepath.Join(t.TempDir(), "d"))
+	s := newSought(t)
+	s.seal(d.path("seal/1"), "")
 	t.Run("openssl verifies what nodectl signed", func(t *testing.T) { scripts(t, d) })
 	t.Run("a killed node is started again by its configuration", func(t *testing.T) { killed(t, d) })
 	t.Run("a deleted device comes back with its keys", func(t *testing.T) { replaced(t, d) })
 	t.Run("a node is resealed with its device", func(t *testing.T) { resealed(t, d) })
 	t.Run("what a node needs is its own", func(t *testing.T) { refused(t, d) })
 	t.Run("it ends whole and resumes", func(t *testing.T) { resumed(t, d) })
+	t.Run("no secret lies elsewhere", func(*testing.T) { d.holdsNoSecret(s) })
 }
 
 // resealed is proven by the resumption, which starts node-1 under the new secret.
@@ -216,6 +221,7 @@ func scripts(t *testing.T, d *devRun) {
 			env.Setenv("D", d.dir)
 			return nil
 		},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exit": exit},
 		RequireExplicitExec: true,
 	})
 }
@@ -225,6 +231,10 @@ func killed(t *testing.T, d *devRun) {
 	pid := d.pid("node-2")
 	syscall.Kill(pid, syscall.SIGKILL)
 	d.eventually("dev says that it has ended", func() bool { return !alive(pid) })
+	out, code := d.nodectl("device", "info", "--node", "node-2")
+	if code != 1 || !strings.Contains(out, "nodectl: node node-2: does not answer: ") || !strings.Contains(out, "hint: start it") {
+		t.Errorf("a device whose node is down: exit %d: %s", code, out)
+	}
 	d.must("key", "create", "made-without-node-2", "--type", "ecdsa-p256")
 	d.restart("node-2")
 	d.eventually("node-2 is back", func() bool {
@@ -299,8 +309,39 @@ func refused(t *testing.T, d *devRun) {
 			t.Errorf("%s: exit %d: %s", what, code, out)
 		}
 	}
+	copied(t, d)
 	if out := d.must("cluster", "status"); !strings.Contains(out, "works now") {
 		t.Error(out)
+	}
+}
+
+// copied starts a copy of a running node at another port.
+func copied(t *testing.T, d *devRun) {
+	place := t.TempDir()
+	if err := os.CopyFS(filepath.Join(place, "data"), os.DirFS(d.path("node-1/data"))); err != nil {
+		t.Fatal(err)
+	}
+	ports, err := freePorts(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for from, change := range map[string]func([]byte) []byte{
+		"device": func(c []byte) []byte { return c },
+		"config.yaml": func(c []byte) []byte {
+			c = bytes.ReplaceAll(c, []byte(d.path("node-1")), []byte(place))
+			return regexp.MustCompile(`(?m)^listen: .*$`).ReplaceAll(c, fmt.Appendf(nil, "listen: 127.0.0.1:%d", ports[0]))
+		},
+	} {
+		content, err := os.ReadFile(d.path("node-1/" + from))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(place, from), change(content), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, code := d.nodectl("run", "--config", filepath.Join(place, "config.yaml")); code != 1 || !strings.Contains(out, "another process with this node's key answers at 127.0.0.1:") {
+		t.Errorf("a copy: exit %d: %s", code, out)
 	}
 }
 

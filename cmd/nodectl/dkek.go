@@ -93,8 +93,9 @@ func (a *app) dkekCreate() *cobra.Command {
 	c := &cobra.Command{
 		Use: "create", Short: "deal the DKEK and put it into every device",
 		Long: `Opens the ceremony that deals the DKEK among all members and puts it into every
-member's device, signs your own approval, and waits. No node, and nobody, ever
-sees the DKEK. It is done once in the life of a cluster.`,
+member's device, signs your own approval, and waits. Nobody who deals knows the
+DKEK, and nothing prints it; a software device has it in its host's memory. It is
+done once in the life of a cluster.`,
 		Example: `  nodectl dkek create --reason "first deal"
   nodectl dkek create --threshold 3`,
 		Args: cobra.NoArgs,

@@ -19,6 +19,12 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// nameIn is the name in NAME@VERSION.
+func nameIn(ref string) string {
+	name, _, _ := strings.Cut(ref, "@")
+	return name
+}
+
 func sorted(parts []string) string {
 	slices.Sort(parts)
 	return strings.Join(parts, ",")
@@ -50,7 +56,7 @@ says which version it was; keep it with the ciphertext and decrypt with NAME@2.`
 			if err := checkKey(args[0]); err != nil {
 				return err
 			}
-			plaintext, err := a.readIn(f.in, api.MaxMessage)
+			plaintext, err := a.readIn(f.in, api.MaxMessage, dataKey)
 			if err != nil {
 				return err
 			}
@@ -73,9 +79,9 @@ says which version it was; keep it with the ciphertext and decrypt with NAME@2.`
 			if err != nil {
 				return err
 			}
-			name, _, _ := strings.Cut(args[0], "@")
-			a.say("encrypted with %s@%d", name, response.Version)
-			return a.writeOut(f.out, response.Ciphertext)
+			name := nameIn(args[0])
+			return a.give(f.out, result{key: name, version: response.Version, field: "ciphertext", bytes: response.Ciphertext,
+				done: fmt.Sprintf("encrypted with %s@%d", name, response.Version)})
 		},
 	}
 	f.add(c, true)
@@ -113,7 +119,7 @@ func (a *app) keyDecrypt() *cobra.Command {
 			if err := checkKey(args[0]); err != nil {
 				return err
 			}
-			ciphertext, err := a.readIn(f.in, api.MaxMessage+64)
+			ciphertext, err := a.readIn(f.in, api.MaxCiphertext, "that is longer than anything that key encrypt writes: give a file that it wrote")
 			if err != nil {
 				return err
 			}
@@ -123,7 +129,7 @@ func (a *app) keyDecrypt() *cobra.Command {
 				return err
 			}
 			defer secret.Wipe(response.Plaintext)
-			return a.writeSecret(f.out, response.Plaintext)
+			return a.give(f.out, result{key: nameIn(args[0]), version: response.Version, field: "plaintext", bytes: response.Plaintext, secret: true})
 		},
 	}
 	f.add(c, true)
@@ -146,7 +152,7 @@ Pass it through a KDF before using it as a key. FILE gets mode 0600.`,
 			if peer == "" {
 				return usage("key derive wants --peer FILE.pub")
 			}
-			content, err := a.readIn(peer, maxKeyFile)
+			content, err := a.readIn(peer, maxKeyFile, "that is no public key: openssl pkey -pubout writes one")
 			if err != nil {
 				return err
 			}
@@ -159,7 +165,7 @@ Pass it through a KDF before using it as a key. FILE gets mode 0600.`,
 				return err
 			}
 			defer secret.Wipe(response.Shared)
-			return a.writeSecret(out, response.Shared)
+			return a.give(out, result{key: nameIn(args[0]), version: response.Version, field: "shared", bytes: response.Shared, secret: true})
 		},
 	}
 	c.Flags().StringVar(&peer, "peer", "", "`FILE` with the peer's public key, PEM")
@@ -170,7 +176,7 @@ Pass it through a KDF before using it as a key. FILE gets mode 0600.`,
 func (a *app) keyMAC() *cobra.Command {
 	var f files
 	c := &cobra.Command{
-		Use: "mac NAME --in FILE", Short: "print the AES-CMAC of a file, in hex", Args: cobra.ExactArgs(1),
+		Use: "mac NAME --in FILE", Short: "print the AES-CMAC of a file, in hex (base64 with -o json)", Args: cobra.ExactArgs(1),
 		Example: `  nodectl key mac tags --in message`,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := a.context(c)
@@ -178,7 +184,7 @@ func (a *app) keyMAC() *cobra.Command {
 			if err := checkKey(args[0]); err != nil {
 				return err
 			}
-			message, err := a.readIn(f.in, api.MaxMessage)
+			message, err := a.readIn(f.in, api.MaxMessage, "hash it first, and take the MAC of the hash: openssl dgst -sha256 -binary")
 			if err != nil {
 				return err
 			}
@@ -186,10 +192,11 @@ func (a *app) keyMAC() *cobra.Command {
 			if err := a.ask(ctx, api.KeyMAC, api.MACRequest{Key: args[0], Message: message}, &response); err != nil {
 				return err
 			}
-			if f.out != "-" {
-				return a.writeOut(f.out, response.MAC)
+			if f.out == "-" && a.output == "text" {
+				row(a.out, hex.EncodeToString(response.MAC))
+				return nil
 			}
-			return a.show(response, func(w io.Writer) { row(w, hex.EncodeToString(response.MAC)) })
+			return a.give(f.out, result{key: nameIn(args[0]), version: response.Version, field: "mac", bytes: response.MAC})
 		},
 	}
 	f.add(c, false)
@@ -198,7 +205,7 @@ func (a *app) keyMAC() *cobra.Command {
 
 func (a *app) randomCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "random N", Short: "print N random bytes from a device, in hex", Args: cobra.ExactArgs(1),
+		Use: "random N", Short: "print N random bytes from a device, in hex (base64 with -o json)", Args: cobra.ExactArgs(1),
 		Example: "  nodectl random 32",
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := a.context(c)
@@ -214,7 +221,7 @@ func (a *app) randomCommand() *cobra.Command {
 			if len(response.Random) != n {
 				return fmt.Errorf("the node answered with %d bytes", len(response.Random))
 			}
-			return a.show(map[string]string{"random": hex.EncodeToString(response.Random)},
+			return a.show(response,
 				func(w io.Writer) { row(w, hex.EncodeToString(response.Random)) })
 		},
 	}

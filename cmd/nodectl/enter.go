@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 
 	"github.com/keycustodian/keycustodian/internal/secret"
@@ -14,8 +13,8 @@ const sourceHelp = "where it comes from: `SOURCE` is file:PATH, credential:NAME,
 
 // question is a secret to fetch: what it is called, and where from.
 type question struct {
-	what, source string
-	key          bool // a 256-bit seal secret
+	what, source string // no source: the node has it itself
+	key          bool   // a 256-bit seal secret
 }
 
 // enter fetches secrets and sends them over the node's socket, once.
@@ -32,6 +31,10 @@ func (a *app) enter(ctx context.Context, route string, response any, questions .
 		}
 	}()
 	for _, q := range questions {
+		if q.source == "" { // the node's own
+			bodies = append(bodies, nil)
+			continue
+		}
 		source, err := secret.ParseSource(q.source, q.what)
 		if err != nil {
 			return &usageError{err: err}
@@ -43,11 +46,12 @@ func (a *app) enter(ctx context.Context, route string, response any, questions .
 			s, err = source(ctx)
 		}
 		if err != nil {
-			return hint("give it by file, credential, descriptor or on a terminal", err)
+			return hint("mend "+q.source+", or give the secret from elsewhere: file:PATH, credential:NAME, fd:N or prompt", err)
 		}
 		s.With(func(p []byte) { bodies = append(bodies, append(make([]byte, 0, len(p)), p...)) })
 		s.Wipe()
 	}
+	defer a.busy(doing(route))()
 	_, err = socket.Enter(ctx, route, response, bodies...)
 	return err
 }
@@ -92,12 +96,13 @@ a lost node.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := a.context(c)
 			defer cancel()
-			err := a.enter(ctx, api.DeviceReseal, &api.Ack{},
+			var ack api.Ack
+			err := a.enter(ctx, api.DeviceReseal, &ack,
 				question{what: "present seal secret", source: present, key: true}, question{what: "new seal secret", source: next, key: true})
-			if err == nil {
-				a.say("sealed anew: the present seal secret opens nothing any more")
+			if err != nil {
+				return refusedWith(api.CodeNotAllowed, "give the seal secret that the node runs under with --present", err)
 			}
-			return err
+			return a.done(ack, "sealed anew: the present seal secret opens nothing any more")
 		},
 	}
 	c.Flags().StringVar(&present, "present", "prompt", "the present seal secret, "+sourceHelp)
@@ -106,25 +111,50 @@ a lost node.`,
 }
 
 func (a *app) devicePIN() *cobra.Command {
-	verb := func(name, short, route, first string) *cobra.Command {
-		var from, next string
-		c := &cobra.Command{
-			Use: name, Short: short, Args: cobra.NoArgs,
-			RunE: func(c *cobra.Command, _ []string) error {
-				ctx, cancel := a.context(c)
-				defer cancel()
-				err := a.enter(ctx, route, &api.Ack{}, question{what: first, source: from}, question{what: "new PIN", source: next})
-				if err == nil {
-					a.say("the PIN is changed: change it where the node reads it too")
-				}
-				return err
-			},
-		}
-		c.Flags().StringVar(&from, "source", "prompt", fmt.Sprintf("the %s, %s", first, sourceHelp))
-		c.Flags().StringVar(&next, "new-source", "prompt", "the new PIN, "+sourceHelp)
-		return c
+	return noun("pin", "the PIN of a node's device, over its socket", a.devicePINChange(), a.devicePINUnblock())
+}
+
+func (a *app) devicePINChange() *cobra.Command {
+	var from, next string
+	c := &cobra.Command{
+		Use: "change", Short: "change the PIN", Args: cobra.NoArgs,
+		Long: `Sets another PIN by the present one. Refused for a software device whose URI has
+no pin-source: its PIN follows from its seal secret.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.setPIN(c, api.DevicePINChange, question{what: "present PIN", source: from}, question{what: "new PIN", source: next})
+		},
 	}
-	return noun("pin", "the PIN of a node's device, over its socket",
-		verb("change", "change the PIN", api.DevicePINChange, "present PIN"),
-		verb("unblock", "set a new PIN by the SO-PIN", api.DevicePINUnblock, "SO-PIN"))
+	c.Flags().StringVar(&from, "source", "prompt", "the present PIN, "+sourceHelp)
+	c.Flags().StringVar(&next, "new-source", "prompt", "the new PIN, "+sourceHelp)
+	return c
+}
+
+func (a *app) devicePINUnblock() *cobra.Command {
+	var from, next string
+	c := &cobra.Command{
+		Use: "unblock", Short: "set a new PIN by the SO-PIN", Args: cobra.NoArgs,
+		Long: `Sets a PIN by the SO-PIN, with full tries. What is given no source here the node
+takes from where it always does: the SO-PIN that was entered or the so-pin-source
+of the device's URI, the pin-source, or for a software device without those its
+seal secret. So without any source the device gets the PIN that the node uses.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.setPIN(c, api.DevicePINUnblock, question{what: "SO-PIN", source: from}, question{what: "new PIN", source: next})
+		},
+	}
+	c.Flags().StringVar(&from, "source", "", "the SO-PIN, "+sourceHelp+"; else the node's own")
+	c.Flags().StringVar(&next, "new-source", "", "the new PIN, "+sourceHelp+"; else the one that the node uses")
+	return c
+}
+
+func (a *app) setPIN(c *cobra.Command, route string, present, next question) error {
+	ctx, cancel := a.context(c)
+	defer cancel()
+	var ack api.Ack
+	if err := a.enter(ctx, route, &ack, present, next); err != nil {
+		return err
+	}
+	if next.source == "" {
+		return a.done(ack, "the device's PIN is the one that the node uses, with all tries left")
+	}
+	return a.done(ack, "the PIN is changed: change it where the node reads it too")
 }

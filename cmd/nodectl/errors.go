@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"syscall"
 
 	"github.com/keycustodian/keycustodian/node/api"
 	"github.com/keycustodian/keycustodian/node/client"
@@ -35,13 +36,22 @@ func (e *hinted) Unwrap() error { return e.err }
 
 func hint(hint string, err error) error { return &hinted{err: err, hint: hint} }
 
+// refusedWith gives a refusal of this code a hint, where the node gave none.
+func refusedWith(code api.Code, way string, err error) error {
+	var said *api.Error
+	if errors.As(err, &said) && said.Code == code && said.Hint == "" {
+		return hint(way, err)
+	}
+	return err
+}
+
 // report prints an error with its hint and returns the exit code.
 func (a *app) report(err error) int {
 	if err == nil {
 		return api.ExitDone
 	}
-	fmt.Fprintf(a.err, "nodectl: %s\n", lower(oneLine(strip(err.Error()))))
-	if way := wayOut(err); way != "" {
+	fmt.Fprintf(a.err, "nodectl: %s\n", lower(oneLine(api.Plain(err.Error()))))
+	if way := a.wayOut(err); way != "" {
 		fmt.Fprintf(a.err, "hint: %s\n", oneLine(way))
 	}
 	return exitCode(err)
@@ -50,22 +60,34 @@ func (a *app) report(err error) int {
 func exitCode(err error) int {
 	var wrong *usageError
 	var said *api.Error
+	var silent *client.UnreachableError
+	var pin *client.PinError
+	var doubtful *client.OutcomeUnknownError
 	switch {
 	case errors.As(err, &wrong):
 		return api.ExitUsage
+	case errors.As(err, &doubtful): // a script that begins anew would make the change twice
+		return api.ExitFailed
 	case errors.As(err, &said):
 		return said.Code.Exit()
+	case errors.As(err, &silent) && !errors.As(err, &pin): // a stranger will not become a member by waiting
+		return api.ExitRetry
 	}
 	return api.ExitFailed
 }
 
-func wayOut(err error) string {
+func (a *app) wayOut(err error) string {
 	var known *hinted
 	var wrong *usageError
 	var said *api.Error
 	var silent *client.UnreachableError
 	var pin *client.PinError
+	var doubtful *client.OutcomeUnknownError
 	switch {
+	case errors.As(err, &doubtful) && a.repeatable:
+		return "repeat the command with --request-id " + doubtful.Request + ": the change is made once, whatever became of this try"
+	case errors.As(err, &doubtful):
+		return "look at what became of it before repeating it"
 	case errors.As(err, &known):
 		return known.hint
 	case errors.As(err, &wrong):
@@ -84,13 +106,17 @@ func wayOut(err error) string {
 	case errors.As(err, &silent):
 		return "check NODECTL_ADDR and that the nodes run: systemctl status keycustodian"
 	case errors.Is(err, context.DeadlineExceeded):
-		return "give it a longer --timeout; a change that was under way may still be done: look before repeating it"
+		return "give it a longer --timeout"
 	case errors.Is(err, fs.ErrNotExist):
 		return "name another file, or make this one first"
+	case errors.Is(err, syscall.EISDIR):
+		return "that is a folder: name a file"
+	case errors.Is(err, syscall.ENOTDIR):
+		return "that is a file: name a folder"
 	case errors.Is(err, fs.ErrPermission):
 		return "run as the owner of the file"
 	case errors.Is(err, context.Canceled):
-		return "a change that was under way may still be done: look before repeating it"
+		return "run it again when you like"
 	}
 	return "run it again, or ask nodectl cluster status what the cluster thinks"
 }
@@ -99,10 +125,10 @@ func wayOut(err error) string {
 var codeHints = map[api.Code]string{
 	api.CodeBadRequest:      "mend the request; nothing was changed",
 	api.CodeNotFound:        "list what there is, with the list verb of the same noun",
-	api.CodeExists:          "choose another name; names are never used again",
+	api.CodeExists:          "choose another name, address or key: those that were used once are never used again",
 	api.CodeNotAllowed:      "the caller's rights, the key's type or usage, or the cluster's policy forbid it: see nodectl client list and nodectl key show",
-	api.CodeConflict:        "something changed meanwhile: look again and repeat",
-	api.CodeExpired:         "its time is over: begin anew",
+	api.CodeConflict:        "something changed meanwhile: look again and repeat it, without --request-id",
+	api.CodeExpired:         "its time is over: begin anew; where it should have had time left, look for a wrong clock with nodectl cluster status",
 	api.CodeTooMany:         "a limit is reached: remove what is not needed",
 	api.CodeWrongState:      "it is not in a state that allows this: look at it with the show or status verb",
 	api.CodeUnknownKind:     "bring every node to the same version",
@@ -121,14 +147,6 @@ var codeHints = map[api.Code]string{
 	api.CodeDecryption:      "the ciphertext was changed, or belongs to another key, version (NAME@2) or --aad",
 	api.CodeUnavailable:     "no node that could answer is there: see nodectl cluster status",
 	api.CodeInternal:        "see the node's log",
-}
-
-// strip takes away the packages' names, which mean nothing on a terminal.
-func strip(text string) string {
-	for _, p := range []string{"client: ", "fsm: ", "api: "} {
-		text = strings.TrimPrefix(text, p)
-	}
-	return text
 }
 
 // oneLine keeps a message from a node from drawing on the terminal.

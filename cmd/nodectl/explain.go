@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -31,8 +32,6 @@ func (s *session) readOpen(ctx context.Context, set fsm.OperatorSet, c api.Cerem
 		return nil, fmt.Errorf("the bytes to sign are of cluster %s, not yours", o.Cluster)
 	case o.Govern != set.Ref():
 		return nil, fmt.Errorf("it was opened under operator set %d, which is not the set %d that you have pinned", o.Govern.Number, set.Number)
-	case time.UnixMilli(o.Expires).Before(time.Now().Add(-clockSlack)):
-		return nil, fmt.Errorf("it expired at %s", when(time.UnixMilli(o.Expires)))
 	}
 	for _, holder := range holdersOf(o) {
 		if err := s.checkHolder(holder); err != nil {
@@ -175,8 +174,7 @@ func explainProposal(w io.Writer, set fsm.OperatorSet, p *fsm.Proposal) {
 			row(w, "- goes", operator.Name+" "+operator.Fingerprint().String())
 		}
 	}
-	row(w, "policy from then on", fmt.Sprintf("copies %d, stale for %v, deletion after %v, threshold %d (0: majority), legacy %v",
-		p.Policy.CopiesOrDefault(), p.Policy.StaleTime(), p.Policy.DeleteTime(), p.Policy.Threshold, p.Policy.Legacy))
+	row(w, "policy from then on", policyText(policyOf(p.Policy)))
 }
 
 func purposeOf(k fsm.CeremonyKind) string {
@@ -188,7 +186,7 @@ func purposeOf(k fsm.CeremonyKind) string {
 	case fsm.CeremonyReshare:
 		return "reshare: share the same DKEK anew"
 	case fsm.CeremonyGovern:
-		return "govern: change who approves"
+		return "govern: change who approves, or the policy"
 	case fsm.CeremonyDrill:
 		return "drill: prove shares and blobs on a scratch device"
 	}
@@ -233,7 +231,20 @@ func (s *session) pin(ctx context.Context) (fsm.OperatorSet, error) {
 		if err := s.file.Write(s.app.clusterPath()); err != nil {
 			return next, err
 		}
-		s.app.say("the operators have changed: pinned set %d, %d of %d must approve", next.Number, next.Approvals, len(next.Operators))
+		s.app.say("%s: pinned set %d, %d of %d must approve", whatChanged(pinned, next), next.Number, next.Approvals, len(next.Operators))
 	}
 	return next, nil
+}
+
+// whatChanged says what is new in a set: a policy has its own number in the chain,
+// and changes nobody.
+func whatChanged(before, after fsm.OperatorSet) string {
+	same := func(a, b fsm.Operator) bool { return a.Name == b.Name && a.Fingerprint() == b.Fingerprint() }
+	switch {
+	case !slices.EqualFunc(before.Operators, after.Operators, same):
+		return "the operators have changed"
+	case before.Approvals != after.Approvals:
+		return "the approvals that are needed have changed"
+	}
+	return "the policy has changed, the operators have not"
 }

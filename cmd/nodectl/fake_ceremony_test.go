@@ -9,6 +9,7 @@ import (
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/hsm"
 	"github.com/keycustodian/keycustodian/node/api"
 )
 
@@ -58,7 +59,6 @@ func (f *fake) open(kind fsm.CeremonyKind, terms api.CeremonyTerms, request any)
 	o := &fsm.Open{Format: fsm.OpenFormat, Cluster: f.cluster, Incarnation: 1, Kind: kind, Reason: terms.Reason, Opener: f.holder(),
 		Expires: time.Now().Add(time.Duration(terms.ExpiresSeconds) * time.Second).UnixMilli(), Govern: f.set_.Ref()}
 	rand.Read(o.Ceremony[:])
-	target := f.holder()
 	switch f.lie {
 	case "kind":
 		kind = fsm.CeremonyGovern
@@ -68,28 +68,31 @@ func (f *fake) open(kind fsm.CeremonyKind, terms api.CeremonyTerms, request any)
 		o.Reason = "nothing special"
 	case "expiry":
 		o.Expires += (20 * time.Hour).Milliseconds()
+	case "clock":
+		o.Expires += (2 * time.Hour).Milliseconds()
+	case "late":
+		o.Expires -= (4 * time.Hour).Milliseconds()
 	case "cluster":
 		rand.Read(o.Cluster[:])
 	case "set":
 		o.Govern.Number++
-	case "holder":
-		rand.Read(target.Fingerprint[:])
 	}
+	target, key := f.target()
 	if kind == fsm.CeremonyCreate || kind == fsm.CeremonyReshare {
 		o.Plan = &dkek.Plan{Cluster: f.cluster, Epoch: 1, Attempt: 1, Threshold: 1, Origin: dkek.Single, Holders: []dkek.Holder{target}, Dealers: []dkek.Holder{target}}
 	}
 	if kind == fsm.CeremonyGovern {
 		o.Proposal = f.proposal(request.(*api.GovernRequest))
 	}
-	if kind == fsm.CeremonyProvision || kind == fsm.CeremonyDrill {
-		entry, err := f.recipient(o)
+	if kind != fsm.CeremonyGovern {
+		entry, err := f.recipient(o, target, key)
 		if err != nil {
 			return nil, err
 		}
 		o.Recipients = []fsm.Signed{entry}
-		if f.lie == "successor" {
-			o.Successor = &fsm.Successor{Holders: []dkek.Holder{f.holder()}, Threshold: 1}
-		}
+	}
+	if kind == fsm.CeremonyProvision && f.lie == "successor" {
+		o.Successor = &fsm.Successor{Holders: []dkek.Holder{f.holder()}, Threshold: 1}
 	}
 	encoded, err := fsm.EncodeOpen(o)
 	if err != nil {
@@ -121,19 +124,40 @@ func (f *fake) proposal(r *api.GovernRequest) *fsm.Proposal {
 		spki, _ := x509.MarshalPKIXPublicKey(public)
 		wire = append(wire, api.OperatorKey{Name: "mallory", Public: spki})
 	}
-	return &fsm.Proposal{Operators: makeSet(f.cluster, 0, approvals, wire).Operators, Approvals: approvals}
+	policy := f.policy
+	if p := r.Policy; p != nil {
+		policy = fsm.Policy{Copies: p.Copies, StaleFor: p.StaleForSeconds * 1000, DeleteWait: p.DeleteAfterSeconds * 1000, Threshold: p.Threshold}
+		for _, name := range p.Legacy {
+			policy.Legacy = append(policy.Legacy, hsm.KeyType(name))
+		}
+	}
+	if f.lie == "policy" {
+		policy.StaleFor = fsm.MaxStaleFor.Milliseconds()
+	}
+	return &fsm.Proposal{Operators: makeSet(f.cluster, 0, approvals, wire).Operators, Approvals: approvals, Policy: policy}
 }
 
-// recipient is the node's own entry, or under the lie "target" another's.
-func (f *fake) recipient(o *fsm.Open) (fsm.Signed, error) {
-	statement := &fsm.RecipientStatement{Cluster: o.Cluster, Incarnation: 1, Ceremony: o.Ceremony, Node: f.holder(), Public: f.spki(),
+// target is the node that receives, with its key: under the lies "target" and
+// "holder" with another one.
+func (f *fake) target() (dkek.Holder, ed25519.PrivateKey) {
+	if f.lie != "target" && f.lie != "holder" {
+		return f.holder(), f.key
+	}
+	_, key, _ := ed25519.GenerateKey(rand.Reader)
+	spki, _ := x509.MarshalPKIXPublicKey(key.Public())
+	return dkek.Holder{Node: f.holder().Node, Fingerprint: fsm.FingerprintOf(spki)}, key
+}
+
+// recipient is the entry of a node that receives.
+func (f *fake) recipient(o *fsm.Open, node dkek.Holder, key ed25519.PrivateKey) (fsm.Signed, error) {
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return fsm.Signed{}, err
+	}
+	statement := &fsm.RecipientStatement{Cluster: o.Cluster, Incarnation: 1, Ceremony: o.Ceremony, Node: node, Public: spki,
 		DeviceKind: "soft", DeviceSerial: "S1", Key: dkek.PublicKey{Suite: dkek.X25519(), Bytes: make([]byte, 32)}}
-	key := f.key
-	if f.lie == "target" {
-		var public ed25519.PublicKey
-		public, key, _ = ed25519.GenerateKey(rand.Reader)
-		spki, _ := x509.MarshalPKIXPublicKey(public)
-		statement.Public, statement.Node.Fingerprint = spki, fsm.FingerprintOf(spki)
+	if o.Plan != nil {
+		statement.Epoch, statement.Attempt = o.Plan.Epoch, o.Plan.Attempt
 	}
 	return fsm.SignStatement(key, fsm.DomainRecipient, statement)
 }
@@ -180,7 +204,7 @@ func (f *fake) govern(c *api.Ceremony) {
 		record.Approvals = append(record.Approvals, fsm.Approval{Operator: fingerprint, Signature: a.Signature})
 	}
 	if next, err := fsm.VerifyGovern(f.set_, record); err == nil {
-		f.set_ = next
+		f.set_, f.policy = next, o.Proposal.Policy
 		f.chain = append(f.chain, api.GovernRecord{Number: next.Number, Open: c.Open, Approvals: c.Approvals})
 	}
 }

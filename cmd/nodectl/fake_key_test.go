@@ -127,6 +127,15 @@ func (f *fake) keyHandlers() handlers {
 			}
 			return k.Key, nil
 		},
+		api.KeyLabels: func(_ api.Who, _, request any) (any, error) {
+			q := request.(*api.KeyLabelsRequest)
+			k, _, err := f.named(q.Key)
+			if err != nil {
+				return nil, err
+			}
+			k.Labels = q.Labels
+			return k.Key, nil
+		},
 		api.KeyPublic: func(_ api.Who, query, _ any) (any, error) {
 			k, n, err := f.named(query.(*api.KeyQuery).Key)
 			if err == nil && k.Versions[n-1].Public == nil {
@@ -137,6 +146,8 @@ func (f *fake) keyHandlers() handlers {
 			}
 			return api.PublicKey{Key: k.Name, Version: n, Type: k.Type, Public: k.Versions[n-1].Public}, nil
 		},
+		api.KeyDestroyExcept: f.destroyExcept,
+
 		api.KeySign: f.sign, api.KeyEncrypt: f.encrypt, api.KeyDecrypt: f.decrypt, api.KeyDerive: f.derive,
 		api.KeyMAC: func(_ api.Who, _, request any) (any, error) {
 			sum := sha256.Sum256(request.(*api.MACRequest).Message)
@@ -148,6 +159,30 @@ func (f *fake) keyHandlers() handlers {
 			return api.RandomResponse{Random: out}, nil
 		},
 	}
+}
+
+// destroyExcept waives nodes of a version that two were to confirm.
+func (f *fake) destroyExcept(_ api.Who, _, request any) (any, error) {
+	r := request.(*api.DestroyExceptRequest)
+	k, n, err := f.named(r.Key)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(r.Nodes))
+	for i, id := range r.Nodes {
+		if names[i] = "node-2"; id == f.id.String() {
+			names[i] = "node-1"
+		}
+	}
+	v := &k.Versions[n-1]
+	if !v.Gone() {
+		v.State, v.Awaiting, v.HeldBy = api.VersionDestroying, []string{"node-1", "node-2"}, nil
+	}
+	v.Awaiting = slices.DeleteFunc(v.Awaiting, func(name string) bool { return slices.Contains(names, name) })
+	if v.Except = append(v.Except, names...); len(v.Awaiting) == 0 {
+		v.State = api.VersionDestroyedExcept
+	}
+	return k.Key, nil
 }
 
 func (f *fake) sign(_ api.Who, _, request any) (any, error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
@@ -8,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"net/http"
@@ -20,6 +22,7 @@ import (
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/node/api"
+	"github.com/keycustodian/keycustodian/node/client"
 )
 
 // fake is a member with a cluster of its own in memory. It checks callers,
@@ -34,20 +37,22 @@ type fake struct {
 
 	mu         sync.Mutex
 	set_       fsm.OperatorSet
+	policy     fsm.Policy
 	chain      []api.GovernRecord
 	clients    []api.Client
 	ceremonies []*api.Ceremony
 	keys       map[string]*fakeKey
-	requests   map[string]bool
+	requests   map[string]any // answers of changes, by their request IDs
 	lie, fail  string
-	two        bool // there is a node-2, which never answers
+	age        string // of the state, in seconds
+	two        bool   // there is a node-2, which never answers
 	signed     int
 }
 
 type handlers map[string]func(who api.Who, query, request any) (any, error)
 
 func newFake(path string) (*fake, error) {
-	f := &fake{path: path, keys: map[string]*fakeKey{}, requests: map[string]bool{}}
+	f := &fake{path: path, keys: map[string]*fakeKey{}, requests: map[string]any{}}
 	rand.Read(f.id[:])
 	var err error
 	if _, f.key, err = ed25519.GenerateKey(rand.Reader); err != nil {
@@ -99,8 +104,11 @@ func (f *fake) mux() http.Handler {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			w.Header().Set(api.HeaderNode, f.id.String())
-			w.Header().Set(api.HeaderStateAge, "0")
-			answer, err := f.answer(route, r)
+			w.Header().Set(api.HeaderStateAge, cmp.Or(f.age, "0"))
+			answer, err := f.once(route, r)
+			if f.fail == "hang up" {
+				panic(http.ErrAbortHandler)
+			}
 			var refused *api.Error
 			if errors.As(err, &refused) {
 				refused.Node = "node-1"
@@ -116,10 +124,25 @@ func (f *fake) mux() http.Handler {
 
 func refuse(code api.Code, message string) error { return &api.Error{Code: code, Message: message} }
 
+// once answers a repeated change as it did the first time.
+func (f *fake) once(route api.Route, r *http.Request) (any, error) {
+	id := r.Header.Get(api.HeaderRequest)
+	if answer, ok := f.requests[id]; ok && route.Changes {
+		return answer, nil
+	}
+	answer, err := f.answer(route, r)
+	if err == nil && route.Changes {
+		f.requests[id] = answer
+	}
+	return answer, err
+}
+
 func (f *fake) answer(route api.Route, r *http.Request) (any, error) {
 	who := f.who(r)
 	switch {
-	case f.fail != "":
+	case f.fail == "slow":
+		time.Sleep(1200 * time.Millisecond)
+	case f.fail != "" && f.fail != "hang up":
 		return nil, refuse(api.Code(f.fail), "made to fail")
 	case who == "" && !route.May(api.Anyone):
 		return nil, refuse(api.CodeUnauthenticated, "no known key")
@@ -210,12 +233,24 @@ func (f *fake) clusterHandlers() handlers {
 			return api.InitResponse{Cluster: f.wire(), Operators: set}, nil
 		},
 		api.ClusterJoin: func(_ api.Who, _, request any) (any, error) {
-			return api.JoinResponse{Cluster: f.wire(), Node: f.id.String()}, nil
+			return api.JoinResponse{Cluster: f.wire(), Node: f.id.String(), Before: f.lie == "member"}, nil
+		},
+		api.ClusterRotate: func(api.Who, any, any) (any, error) {
+			return api.RotateNodeKeyResponse{Fingerprint: f.holder().Fingerprint.String()}, nil
 		},
 		api.ClusterShow: func(api.Who, any, any) (any, error) { return f.wire(), nil },
 		api.MemberList:  func(api.Who, any, any) (any, error) { return api.Members{Members: []api.Member{member}}, nil },
 		api.ClusterStatus: func(api.Who, any, any) (any, error) {
-			return api.Status{Cluster: f.wire(), Node: api.NodeStatus{ID: f.id.String(), Name: "node-1", State: "open", Version: "test"},
+			member, now := member, time.Now().UTC()
+			if f.lie == "clock" {
+				off := 2 * time.Hour.Seconds()
+				member.ClockAheadSeconds, now = &off, now.Add(2*time.Hour)
+			}
+			if f.lie == "half an hour" {
+				now = now.Add(30 * time.Minute)
+			}
+			return api.Status{Cluster: f.wire(), Node: api.NodeStatus{ID: f.id.String(), Name: "node-1", State: "open", Version: "test", Time: now},
+				LogTime: now, CommandVersion: 1,
 				Leader: f.id.String(), Quorum: true, Members: []api.Member{member}, DKEK: api.DKEK{State: "none", Holders: []api.ShareHolder{}},
 				Devices: []api.Device{}, Operators: len(f.set_.Operators), Approvals: f.set_.Approvals, Keys: api.KeyCounts{Keys: len(f.keys)},
 				Restore: api.Restore{Holders: []string{}, Why: "there is no DKEK"}, Warnings: []string{"fewer than three nodes"}}, nil
@@ -226,6 +261,7 @@ func (f *fake) clusterHandlers() handlers {
 		},
 		api.OperatorList:  func(api.Who, any, any) (any, error) { return setToWire(f.set_), nil },
 		api.OperatorChain: f.chainAfter,
+		api.PolicyShow:    func(api.Who, any, any) (any, error) { return policyOf(f.policy), nil },
 		api.ClientAdd: func(_ api.Who, _, request any) (any, error) {
 			r := request.(*api.ClientAddRequest)
 			c := api.Client{Name: r.Name, Fingerprint: fsm.FingerprintOf(r.Public).String(), Role: r.Role, Prefixes: r.Prefixes, Verbs: r.Verbs, AddedAt: time.Unix(1e9, 0).UTC()}
@@ -235,18 +271,62 @@ func (f *fake) clusterHandlers() handlers {
 		api.ClientList:   func(api.Who, any, any) (any, error) { return api.Clients{Clients: f.clients}, nil },
 		api.ClientRemove: func(api.Who, any, any) (any, error) { f.clients = nil; return api.Ack{Index: 1}, nil },
 		api.DeviceInfo: func(api.Who, any, any) (any, error) {
-			return api.DeviceDetails{Device: api.Device{Node: f.id.String(), Name: "node-1", Kind: "soft", Serial: "S1", State: "ready", Slots: 8}, FreeSlots: 8, UserTries: 3, SOTries: 15}, nil
+			id := f.id
+			if f.lie == "device" {
+				id[0] ^= 1
+			}
+			return api.DeviceDetails{Device: api.Device{Node: id.String(), Name: "node-1", Kind: "soft", Serial: "S1", State: "ready", Slots: 8}, FreeSlots: 8, UserTries: 3, SOTries: 15}, nil
 		},
-		api.DeviceWipe: func(_ api.Who, _, request any) (any, error) {
-			if request.(*api.WipeRequest).Serial != "S1" {
+		api.DeviceList: func(api.Who, any, any) (any, error) {
+			restored := &api.Restored{Total: 9, Done: 7, Failed: 2}
+			return api.Devices{Devices: []api.Device{
+				{Name: "node-1", Kind: "soft", Serial: "S1", State: "ready", KCV: "ab", Slots: 8, Keys: 7, Restored: restored, Combines: true},
+				{Name: "node-2", Kind: "smartcard-hsm", Serial: "S2", State: "ready", KCV: "ab", Slots: 8, Keys: 7, Combines: true},
+				{Name: "node-3", Kind: "pkcs11", Serial: "S3", State: "ready", KCV: "ab", Slots: 8},
+				{Name: "node-4", Kind: "soft", Serial: "S4", State: "blank", Slots: 8},
+			}}, nil
+		},
+		api.DeviceWipe: func(who api.Who, _, request any) (any, error) {
+			q := request.(*api.WipeRequest)
+			if q.Serial != "S1" {
 				return nil, refuse(api.CodeConflict, "another device")
 			}
-			return api.Ack{}, nil
+			if who == api.Socket {
+				return api.Ack{}, nil
+			}
+			return api.Ack{}, f.verifyWord(q.OperatorWord, fsm.DeviceStatement{Act: fsm.ActWipe})
+		},
+		api.DeviceAside: func(_ api.Who, _, request any) (any, error) {
+			return api.Ack{}, f.verifyWord(request.(*api.AsideRequest).OperatorWord, fsm.DeviceStatement{Act: fsm.ActAdopt, Slot: 7, Name: "found"})
 		},
 		api.AuditList: func(api.Who, any, any) (any, error) {
 			return api.Audit{Records: []api.AuditRecord{{Seq: 1, Index: 1, At: time.Unix(1e9, 0).UTC(), Node: "n", Action: "cluster init", Target: "test\x1b[2J", Hash: "h"}}, Head: "h"}, nil
 		},
 	}
+}
+
+// verifyWord wants just this word about the fake's device.
+func (f *fake) verifyWord(word api.OperatorWord, want fsm.DeviceStatement) error {
+	fingerprint, err := client.ParseFingerprint(word.Operator)
+	if err != nil {
+		return refuse(api.CodeBadRequest, err.Error())
+	}
+	s, err := fsm.VerifyDevice(f.set_, word.Statement, fsm.Approval{Operator: dkek.Fingerprint(fingerprint), Signature: word.Signature})
+	if err != nil {
+		return refuse(api.CodeForbidden, err.Error())
+	}
+	if ahead := time.Until(time.UnixMilli(s.Expires)); ahead < time.Minute || ahead > fsm.MaxDeviceWord || s.Request == (fsm.RequestID{}) {
+		return refuse(api.CodeBadRequest, "a word that lasts too long, or has no ID")
+	}
+	if f.lie == "half an hour" && time.Until(time.UnixMilli(s.Expires)) < 40*time.Minute {
+		return refuse(api.CodeExpired, "too short by the log's time")
+	}
+	want.Cluster, want.Incarnation, want.Node, want.DeviceKind, want.DeviceSerial = f.cluster, 1, f.id, "soft", "S1"
+	want.Request, want.Expires = s.Request, s.Expires
+	if *s != want {
+		return refuse(api.CodeConflict, fmt.Sprintf("signed %+v", s))
+	}
+	return nil
 }
 
 func (f *fake) chainAfter(_ api.Who, query, _ any) (any, error) {

@@ -1,9 +1,8 @@
 package main
 
 import (
-	"encoding/pem"
 	"fmt"
-	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,13 +15,13 @@ import (
 
 func (a *app) keyCommand() *cobra.Command {
 	return noun("key", "keys: make, use, rotate, destroy",
-		a.keyCreate(), a.keyList(), a.keyShow(), a.keyPublic(),
+		a.repeats(a.keyCreate()), a.keyList(), a.keyShow(), a.keyPublic(),
 		a.keySign(), a.keyVerify(), a.keyEncrypt(), a.keyDecrypt(), a.keyDerive(), a.keyMAC(),
-		a.keyChange("rotate", "add a version and make it the newest", api.KeyRotate),
-		a.keyChange("disable", "keep a key, or one version, from being used", api.KeyDisable),
-		a.keyChange("enable", "let it be used again", api.KeyEnable),
-		a.keyDelete(), a.keyChange("undelete", "call off a deletion that waits", api.KeyUndelete),
-		a.keyLabels(), a.keyDestroyExcept())
+		a.repeats(a.keyChange("rotate", "add a version and make it the newest", api.KeyRotate)),
+		a.repeats(a.keyChange("disable", "keep a key, or one version, from being used", api.KeyDisable)),
+		a.repeats(a.keyChange("enable", "let it be used again", api.KeyEnable)),
+		a.repeats(a.keyDelete()), a.repeats(a.keyChange("undelete", "call off a deletion that waits", api.KeyUndelete)),
+		a.repeats(a.keyLabels()), a.repeats(a.keyDestroyExcept()))
 }
 
 // checkKeyName is fsm's rule for key names, as a usage error.
@@ -53,7 +52,8 @@ func (a *app) keyCreate() *cobra.Command {
 	c := &cobra.Command{
 		Use: "create NAME --type TYPE", Short: "make a key",
 		Long: `Makes a key in a device. It answers when the key's wrapped blob is committed by
-the cluster and proven: from then on the key is never lost.
+the cluster and proven: from then on it survives the loss of as many nodes and
+operators' keys as cluster status says.
 
 Types: ` + typeList() + `.
 Names are [a-z0-9][a-z0-9._/-]{0,127} and never used again.`,
@@ -79,6 +79,10 @@ Names are [a-z0-9][a-z0-9._/-]{0,127} and never used again.`,
 			}
 			var key api.Key
 			if err := a.ask(ctx, api.KeyCreate, request, &key); err != nil {
+				if hsm.KeyType(request.Type).Legacy() {
+					way := "a weak type takes --legacy and the cluster's policy, nodectl operator policy --legacy " + request.Type
+					return refusedWith(api.CodeNotAllowed, way+", beside the right to create: nodectl client list", err)
+				}
 				return err
 			}
 			return a.showKey(key)
@@ -92,7 +96,6 @@ Names are [a-z0-9][a-z0-9._/-]{0,127} and never used again.`,
 	f.StringArrayVar(&request.Clients, "client", nil, "`FINGERPRINT` of a client that may use it, and no other; again for more")
 	f.BoolVar(&request.Legacy, "legacy", false, "permit weak types, SHA-1 and MD5 (the cluster's policy must too)")
 	c.MarkFlagRequired("type")
-	c.RegisterFlagCompletionFunc("type", cobra.FixedCompletions(typeNames(), cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
@@ -121,127 +124,6 @@ func parseLabels(texts []string) (map[string]string, error) {
 	return labels, nil
 }
 
-func (a *app) showKey(key api.Key) error {
-	return a.show(key, func(w io.Writer) {
-		row(w, "name", key.Name)
-		row(w, "type", key.Type)
-		row(w, "usage", joinVerbs(key.Usage))
-		row(w, "labels", labelText(key.Labels))
-		row(w, "copies", key.Copies)
-		row(w, "created", when(key.CreatedAt))
-		for _, v := range key.Versions {
-			state := v.State
-			if v.DeleteAt != nil {
-				state += " at " + when(*v.DeleteAt)
-			}
-			if len(v.Except) > 0 {
-				state += " except " + strings.Join(v.Except, ", ")
-			}
-			row(w, fmt.Sprintf("version %d", v.Number), state+", on "+strings.Join(v.HeldBy, ", "))
-		}
-	})
-}
-
-func labelText(labels map[string]string) string {
-	var parts []string
-	for name, value := range labels {
-		parts = append(parts, name+"="+value)
-	}
-	return sorted(parts)
-}
-
-func (a *app) keyList() *cobra.Command {
-	var query api.KeyListQuery
-	var limit int
-	c := &cobra.Command{
-		Use: "list", Short: "list keys by name", Args: cobra.NoArgs,
-		Example: "  nodectl key list --prefix db/ --label owner=storage",
-		RunE: func(c *cobra.Command, _ []string) error {
-			ctx, cancel := a.context(c)
-			defer cancel()
-			if limit < 0 {
-				return usage("--limit is 0 or more")
-			}
-			s, err := a.connect(ctx)
-			if err != nil {
-				return err
-			}
-			defer s.end(ctx)
-			query.Limit = api.MaxPage
-			if limit > 0 && limit < query.Limit {
-				query.Limit = limit
-			}
-			list := api.Keys{Keys: []api.Key{}}
-			for key, err := range s.Keys(ctx, query) {
-				if err != nil {
-					return err
-				}
-				if limit > 0 && len(list.Keys) == limit {
-					list.Next = list.Keys[limit-1].Name
-					break
-				}
-				list.Keys = append(list.Keys, key)
-			}
-			return a.show(list, func(w io.Writer) {
-				row(w, "NAME", "TYPE", "VERSIONS", "STATE", "LABELS")
-				for _, k := range list.Keys {
-					state := ""
-					for _, v := range k.Versions {
-						if v.Number == k.Newest {
-							state = v.State
-						}
-					}
-					row(w, k.Name, k.Type, len(k.Versions), state, labelText(k.Labels))
-				}
-			})
-		},
-	}
-	c.Flags().StringVar(&query.Prefix, "prefix", "", "`PREFIX` of the names")
-	c.Flags().StringVar(&query.After, "after", "", "begin after this `NAME`")
-	c.Flags().StringVar(&query.Label, "label", "", "`NAME` or NAME=VALUE")
-	c.Flags().IntVar(&limit, "limit", 0, "at most this `MANY`; 0 is all")
-	return c
-}
-
-func (a *app) keyShow() *cobra.Command {
-	return &cobra.Command{
-		Use: "show NAME", Short: "show a key and its versions", Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			ctx, cancel := a.context(c)
-			defer cancel()
-			if err := checkKey(args[0]); err != nil {
-				return err
-			}
-			var key api.Key
-			if err := a.ask(ctx, api.KeyShow, api.KeyQuery{Key: args[0]}, &key); err != nil {
-				return err
-			}
-			return a.showKey(key)
-		},
-	}
-}
-
-func (a *app) keyPublic() *cobra.Command {
-	return &cobra.Command{
-		Use: "public NAME", Short: "print the public key as SubjectPublicKeyInfo PEM", Args: cobra.ExactArgs(1),
-		Example: "  nodectl key public tables-2026 > tables.pub\n  nodectl key public tables-2026@1",
-		RunE: func(c *cobra.Command, args []string) error {
-			ctx, cancel := a.context(c)
-			defer cancel()
-			if err := checkKey(args[0]); err != nil {
-				return err
-			}
-			var found api.PublicKey
-			if err := a.ask(ctx, api.KeyPublic, api.KeyQuery{Key: args[0]}, &found); err != nil {
-				return err
-			}
-			return a.show(found, func(w io.Writer) {
-				w.Write(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: found.Public}))
-			})
-		},
-	}
-}
-
 // keyChange is a verb that takes a key and nothing else.
 func (a *app) keyChange(verb, short, route string) *cobra.Command {
 	which := "NAME is all versions, NAME@2 is one."
@@ -250,7 +132,8 @@ func (a *app) keyChange(verb, short, route string) *cobra.Command {
 	}
 	return &cobra.Command{
 		Use: verb + " NAME", Short: short, Args: cobra.ExactArgs(1),
-		Long: lower(short) + ".\n\n" + which,
+		Long:    lower(short) + ".\n\n" + which,
+		Example: "  nodectl key " + verb + " tables-2026",
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := a.context(c)
 			defer cancel()
@@ -275,33 +158,46 @@ func (a *app) keyDelete() *cobra.Command {
 		Use: "delete NAME", Short: "destroy a key, or one version, after a wait", Args: cobra.ExactArgs(1),
 		Long: `Starts the wait, 7 days unless the cluster's policy or --after says otherwise, at
 whose end the key is destroyed in every device and its blob dropped. Until then
-undelete calls it off. It is not erasure of old disks and backups.`,
-		Example: "  nodectl key delete old --after 24h\n  nodectl key delete old@1 --yes",
+undelete calls it off. A wait of less than a minute, whoever set it, is at once: it is
+asked about, or given --yes. It is not erasure of old disks and backups.`,
+		Example: "  nodectl key delete old --after 24h\n  nodectl key delete old@1 --after 0s --yes",
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := a.context(c)
 			defer cancel()
 			if err := checkKey(args[0]); err != nil {
 				return err
 			}
-			request := api.KeyDeleteRequest{Key: args[0]}
-			if c.Flags().Changed("after") {
-				if after < 0 || after > fsm.MaxDeleteWait {
-					return usage("--after is between 0 and %v", fsm.MaxDeleteWait)
-				}
-				seconds := int64(after / time.Second)
-				request.AfterSeconds = &seconds
+			if after < 0 || after > fsm.MaxDeleteWait {
+				return usage("--after is between 0 and %v", fsm.MaxDeleteWait)
 			}
-			// It can be called off, so a script need not say --yes.
-			if a.asked() {
-				if err := a.confirm(args[0] + " is destroyed for ever after the wait, and nothing that only it opens or proves comes back"); err != nil {
+			seconds := int64(after / time.Second)
+			s, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			defer s.end(ctx)
+			if !c.Flags().Changed("after") {
+				var policy api.Policy
+				if err := s.do(ctx, api.PolicyShow, nil, &policy); err != nil {
+					return err
+				}
+				seconds = policy.DeleteAfterSeconds
+			}
+			// What can be called off a script need not confirm. The wait goes with the
+			// request: it is this one also where the policy changes meanwhile.
+			atOnce := seconds < 60
+			if a.asked() || atOnce {
+				if err := a.confirm(deletionOf(args[0], atOnce)); err != nil {
 					return err
 				}
 			}
 			var key api.Key
-			if err := a.ask(ctx, api.KeyDelete, request, &key); err != nil {
+			if err := s.do(ctx, api.KeyDelete, api.KeyDeleteRequest{Key: args[0], AfterSeconds: &seconds}, &key); err != nil {
 				return err
 			}
-			a.say("nodectl key undelete %s calls it off", args[0])
+			if !atOnce {
+				a.say("nodectl key undelete %s calls it off", args[0])
+			}
 			return a.showKey(key)
 		},
 	}
@@ -310,16 +206,31 @@ undelete calls it off. It is not erasure of old disks and backups.`,
 	return c
 }
 
+// deletionOf says what a deletion loses.
+func deletionOf(ref string, atOnce bool) string {
+	what, when := "every version of key "+ref, "after the wait"
+	if strings.Contains(ref, "@") {
+		what = "key version " + ref
+	}
+	if atOnce {
+		when = "at once, and cannot be called off"
+	}
+	return fmt.Sprintf("%s is destroyed for ever %s: nothing that only it opens or signs comes back", what, when)
+}
+
 func (a *app) keyLabels() *cobra.Command {
-	return &cobra.Command{
+	var more []string
+	c := &cobra.Command{
 		Use: "labels NAME [LABEL=VALUE...]", Short: "replace all labels of a key", Args: cobra.MinimumNArgs(1),
+		Example: `  nodectl key labels db/backup owner=storage tier=gold
+  nodectl key labels db/backup --label owner=storage`,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := a.context(c)
 			defer cancel()
 			if err := checkKeyName(args[0]); err != nil {
 				return err
 			}
-			labels, err := parseLabels(args[1:])
+			labels, err := parseLabels(slices.Concat(args[1:], more))
 			if err != nil {
 				return err
 			}
@@ -333,23 +244,45 @@ func (a *app) keyLabels() *cobra.Command {
 			return a.showKey(key)
 		},
 	}
+	c.Flags().StringArrayVar(&more, "label", nil, "`NAME=VALUE`, as key create has it; again for more")
+	return c
 }
 
 func (a *app) keyDestroyExcept() *cobra.Command {
 	var nodes []string
 	c := &cobra.Command{
 		Use: "destroy-except NAME@VERSION --node NODE", Short: "call a version destroyed although a device has not confirmed it", Args: cobra.ExactArgs(1),
+		Long: `A version that is destroyed stays "destroying" until the device of every node has
+confirmed that it does not hold it; key show names those awaited. For a device that
+never will, because it is lost or broken, an operator waives that: once nobody is
+awaited the version is "destroyed except" those nodes, whose devices may hold it for
+as long as they work. A node that was removed from the cluster is not awaited.
+NODE is its whole name, or at least 4 characters of its ID.`,
+		Example: "  nodectl key destroy-except old@1 --node node-2",
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := a.context(c)
 			defer cancel()
 			if err := checkKey(args[0]); err != nil {
 				return err
 			}
-			if err := a.confirm(fmt.Sprintf("%s may live on in the devices of %s", args[0], strings.Join(nodes, ", "))); err != nil {
+			s, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			defer s.end(ctx)
+			var names, ids []string
+			for _, text := range nodes {
+				m, err := s.memberForGood(ctx, text)
+				if err != nil {
+					return err
+				}
+				names, ids = append(names, m.Name), append(ids, m.ID)
+			}
+			if err := a.confirm(fmt.Sprintf("%s may live on in the devices of %s", args[0], strings.Join(names, ", "))); err != nil {
 				return err
 			}
 			var key api.Key
-			if err := a.ask(ctx, api.KeyDestroyExcept, api.DestroyExceptRequest{Key: args[0], Nodes: nodes}, &key); err != nil {
+			if err := s.do(ctx, api.KeyDestroyExcept, api.DestroyExceptRequest{Key: args[0], Nodes: ids}, &key); err != nil {
 				return err
 			}
 			return a.showKey(key)

@@ -84,6 +84,9 @@ func (a *app) passphraseSource(confirm bool) (secret.Source, error) {
 	if path := a.first(a.passphrase, "NODECTL_PASSPHRASE_FILE", ""); path != "" {
 		return secret.ParseSource("file:"+path, "passphrase")
 	}
+	if a.unasked {
+		return nil, errors.New("the passphrase would have to be asked for")
+	}
 	ask, err := secret.ParseSource("prompt", "passphrase")
 	if err != nil || !confirm {
 		return ask, err
@@ -136,6 +139,7 @@ func (a *app) decryptKey(ctx context.Context, content []byte) ([]byte, error) {
 	if err != nil {
 		return nil, hint("give the passphrase with --passphrase-file, or on a terminal", err)
 	}
+	defer a.busy("unlocking the key file")() // scrypt is slow on purpose
 	identity, err := age.NewScryptIdentity(text)
 	if err != nil {
 		return nil, err

@@ -11,7 +11,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,9 +27,14 @@ import (
 
 const (
 	kills = 9
-	// killTime is how long nodes are killed and brought back, at most.
-	killTime = 22 * time.Second
+	// killPatience bounds how long that may take, with what must happen meanwhile.
+	killPatience = 5 * time.Minute
+	// reviveClients enable at a time what is to be enabled: one alone waits for each.
+	reviveClients = 16
 )
+
+// killedActs are how many of each act must be acknowledged while nodes are killed.
+var killedActs = map[act]int{actCreate: 20, actRotate: 3, actDisable: 3, actEnable: 1, actDelete: 1, actDestroy: 1, actList: 3}
 
 // Nodes are killed one at a time, at any instant, while clients make and use
 // keys. An acknowledged key is never lost, and keeps to its public half; what
@@ -43,47 +47,83 @@ func TestKillsUnderLoad(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes long")
 	}
-	seed, err := strconv.ParseUint(os.Getenv("KEYCUSTODIAN_SEED"), 10, 64)
-	if err != nil {
-		seed = rand.Uint64()
-	}
-	t.Logf("KEYCUSTODIAN_SEED=%d", seed)
+	seed := seedOf(t)
 	p := startProcesses(t, 3)
-	l := newLedger(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var clients sync.WaitGroup
-	for i := range loadClients {
-		first := i % len(p.nodes)
-		c := p.client(append(slices.Clone(p.nodes[first:]), p.nodes[:first]...)...)
-		clients.Go(func() { l.run(ctx, i, c, rand.New(rand.NewPCG(seed, uint64(i)))) })
-	}
+	l, r := newLedger(t), newRivals(p)
+	stop := p.load(seed, l, loadClients, r)
 	down := (*process).kill
 	up := (*process).start
 	if os.Getenv("KEYCUSTODIAN_PAUSE") != "" {
 		down, up = (*process).pause, (*process).resume
 	}
-	count := harass(p, rand.New(rand.NewPCG(seed, 1<<32)), down, up)
-	cancel()
-	clients.Wait()
-	t.Logf("%d kills; %d keys acknowledged, %d unknown; %d answers, the slowest after %v; refusals: %v",
-		count, len(l.acked), len(l.unknown), l.signed, l.slowest.Round(time.Millisecond), l.refused)
-	if count < kills/3 || len(l.acked) < 20 || l.signed < 100 {
-		t.Errorf("too little happened")
-	}
+	count := harass(p, rand.New(rand.NewPCG(seed, 1<<32)), down, up, func() string {
+		return strings.Trim(l.lacks(killedActs, 100)+"; "+r.lacks(), "; ")
+	})
+	stop()
+	t.Logf("%d kills; %s", count, l)
+	r.check()
 	p.awaitReady()
+	l.states(p)
+	l.revive(p)
 	keys := p.agree()
 	l.compare(keys)
 	l.everyKeyAnswers(p)
 	p.noOrphans(keys)
+	p.holdNoSecret()
 }
 
-// harass takes one node down at a time and brings it back.
-func harass(p *processes, rng *rand.Rand, down, up func(*process)) int {
-	end := time.Now().Add(killTime)
-	for count := range kills {
+func seedOf(t *testing.T) uint64 {
+	seed, err := strconv.ParseUint(os.Getenv("KEYCUSTODIAN_SEED"), 10, 64)
+	if err != nil {
+		seed = rand.Uint64()
+	}
+	t.Logf("KEYCUSTODIAN_SEED=%d", seed)
+	return seed
+}
+
+// load has clients at work until stop is called: count that have keys of their
+// own, and rivals, where r is not nil.
+func (p *processes) load(seed uint64, l *ledger, count int, r *rivals) (stop func()) {
+	p.t.Helper()
+	ctx, cancel := context.WithCancel(p.t.Context())
+	var clients sync.WaitGroup
+	all := count
+	if r != nil {
+		all += rivalClients
+	}
+	for i := range all {
+		first := i % len(p.nodes)
+		c := p.client(append(slices.Clone(p.nodes[first:]), p.nodes[:first]...)...)
+		rng := rand.New(rand.NewPCG(seed, uint64(i)))
+		if i < count {
+			clients.Go(func() { l.run(ctx, i, c, rng) })
+		} else {
+			clients.Go(func() { r.run(ctx, i-count, c, rng) })
+		}
+	}
+	return func() {
+		cancel()
+		clients.Wait()
+	}
+}
+
+// String sums a load up.
+func (l *ledger) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return fmt.Sprintf("%d keys of %d names acknowledged, %d unknown; acts: %v; %d answers, the slowest after %v; refusals: %v",
+		len(l.acked), len(l.keys), len(l.unknown), l.acts, l.signed, l.slowest.Round(time.Millisecond), l.refused)
+}
+
+// harass takes one node down at a time and brings it back, kills times at least,
+// and until nothing is lacking that must happen meanwhile.
+func harass(p *processes, rng *rand.Rand, down, up func(*process), lacks func() string) (count int) {
+	p.t.Helper()
+	end := time.Now().Add(killPatience)
+	for ; count < kills || lacks() != ""; count++ {
 		if time.Now().After(end) {
-			return count
+			p.t.Errorf("after %v: %d kills of %d; too little happened: %s", killPatience, count, kills, lacks())
+			break
 		}
 		n := p.nodes[rng.IntN(len(p.nodes))]
 		time.Sleep(between(rng, 100*time.Millisecond, 1500*time.Millisecond))
@@ -92,15 +132,15 @@ func harass(p *processes, rng *rand.Rand, down, up func(*process)) int {
 		up(n)
 		n.awaitHealth(func(h api.Health) bool { return h.Ready && h.Quorum })
 	}
-	return kills
+	return count
 }
 
 func between(rng *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(rng.Int64N(int64(most-least)))
 }
 
-// agree waits until all nodes tell the same and every device holds every key and
-// nothing else, and returns the versions.
+// agree waits until all nodes tell the same, down to the digests of their states,
+// and every device holds every key and nothing else, and returns the versions that are not destroyed.
 func (p *processes) agree() map[string]api.KeyVersion {
 	p.t.Helper()
 	var keys map[string]api.KeyVersion
@@ -118,6 +158,9 @@ func (p *processes) agree() map[string]api.KeyVersion {
 					return err
 				}
 				for _, v := range key.Versions {
+					if v.Gone() {
+						continue
+					}
 					slices.Sort(v.HeldBy)
 					mine[fmt.Sprintf("%s@%d", key.Name, v.Number)] = v
 				}
@@ -133,16 +176,20 @@ func (p *processes) agree() map[string]api.KeyVersion {
 				return err
 			}
 			if d.Slots-d.FreeSlots != len(keys) || d.Keys != len(keys) {
-				return fmt.Errorf("%d versions; %s holds %d of them and %d objects, aside %+v", len(keys), n.name, d.Keys, d.Slots-d.FreeSlots, d.Aside)
+				return fmt.Errorf("%d versions; %s holds %d of them and %d objects: %+v", len(keys), n.name, d.Keys, d.Slots-d.FreeSlots, d)
 			}
 			head, err := auditHead(p, n)
 			if err != nil {
 				return err
 			}
-			heads = append(heads, head)
+			status, _, err := c.Status(ctx)
+			if err != nil {
+				return err
+			}
+			heads = append(heads, fmt.Sprintf("%s, state %d %s", head, status.Node.Applied, status.Node.Digest))
 		}
 		if len(slices.Compact(heads)) != 1 {
-			return fmt.Errorf("audit chains end with %v", heads)
+			return fmt.Errorf("audit chains and states end with %v", heads)
 		}
 		return nil
 	})
@@ -157,6 +204,18 @@ func auditHead(p *processes, n *process) (string, error) {
 	}
 	var previous [32]byte
 	var failed error
+	if len(audit.Records) == 0 {
+		return "", fmt.Errorf("%s has no audit", n.name)
+	}
+	if first := audit.Records[0]; first.Seq != 1 { // a node that came later has what the state had then, see fsm.MaxAudit
+		if !n.late || len(audit.Records) < fsm.MaxAudit {
+			return "", fmt.Errorf("the audit of %s begins with record %d and has %d", n.name, first.Seq, len(audit.Records))
+		}
+		if _, err := hex.Decode(previous[:], []byte(first.Hash)); err != nil {
+			return "", err
+		}
+		audit.Records = audit.Records[1:]
+	}
 	head, err := fsm.VerifyAudit(previous, func(yield func(*fsm.AuditRecord) bool) {
 		for _, r := range audit.Records {
 			record := &fsm.AuditRecord{
@@ -178,28 +237,103 @@ func auditHead(p *processes, n *process) (string, error) {
 	return audit.Head, errors.Join(err, failed)
 }
 
-// compare holds what the clients were told against what there is.
+// revive has every key that is not destroyed enabled, so that it can be proven.
+func (l *ledger) revive(p *processes) {
+	l.t.Helper()
+	c := p.client()
+	versions := l.versions(c)
+	names, all := make(chan string), map[string]string{} // to the route that its state wants
+	for ref, v := range versions {
+		name, _, _ := strings.Cut(ref, "@")
+		if route := map[string]string{api.VersionDisabled: api.KeyEnable, api.VersionPending: api.KeyUndelete}[v.State]; route != "" {
+			all[name] = route
+		}
+	}
+	var clients sync.WaitGroup
+	for range reviveClients {
+		clients.Go(func() {
+			for name := range names {
+				for _, route := range []string{all[name], api.KeyEnable} { // what comes back may have been disabled before
+					_, err := c.Do(l.t.Context(), route, api.KeyRequest{Key: name}, new(api.Key))
+					if err != nil && !errors.Is(err, &api.Error{Code: api.CodeWrongState}) {
+						l.t.Errorf("%s %s: %v", route, name, err)
+					}
+				}
+			}
+		})
+	}
+	for name := range all {
+		names <- name
+	}
+	close(names)
+	clients.Wait()
+}
+
+// versions lists every version from the newest state. A node that has no leader at
+// the moment answers from an older one, and says so.
+func (l *ledger) versions(c *client.Client) map[string]api.KeyVersion {
+	l.t.Helper()
+	versions := map[string]api.KeyVersion{}
+	eventually(l.t, "the newest state is listed", func(ctx context.Context) error {
+		for query := (api.KeyListQuery{Limit: api.MaxPage}); ; {
+			var page api.Keys
+			answer, err := c.Do(ctx, api.KeyList, query, &page)
+			if err != nil {
+				return err
+			}
+			if answer.StateAge != 0 {
+				return fmt.Errorf("%s answers from a state that is %v old", answer.Node, answer.StateAge)
+			}
+			for _, key := range page.Keys {
+				for _, v := range key.Versions {
+					versions[fmt.Sprintf("%s@%d", key.Name, v.Number)] = v
+				}
+			}
+			if page.Next == "" {
+				return nil
+			}
+			query.After = page.Next
+		}
+	})
+	return versions
+}
+
+// states holds the state of each version, before anything is revived, against
+// what its maker was told.
+func (l *ledger) states(p *processes) {
+	l.t.Helper()
+	versions := l.versions(p.client())
+	for _, k := range l.acked {
+		if v, ok := versions[k.ref]; ok && stateBits[v.State]&k.key.may.Load() == 0 {
+			l.t.Errorf("%s is %s, which it cannot be (%#b)", k.ref, v.State, k.key.may.Load())
+		}
+	}
+}
+
+// compare holds what the clients were told against what there is, once all is
+// enabled or destroyed.
 func (l *ledger) compare(keys map[string]api.KeyVersion) {
 	acked := map[string]bool{}
 	for _, k := range l.acked {
 		acked[k.ref] = true
 		v, ok := keys[k.ref]
 		switch {
-		case !ok:
+		case !ok && k.key.may.Load()&stateBits[api.VersionDestroyed] == 0:
 			l.t.Errorf("LOST: %s was acknowledged", k.ref)
-		case !bytes.Equal(v.Public, k.public):
+		case ok && !bytes.Equal(v.Public, k.public):
 			l.t.Errorf("%s was acknowledged with the public key %x and has %x", k.ref, k.public, v.Public)
 		}
 	}
+	l.acked = slices.DeleteFunc(l.acked, func(k *ackedKey) bool { return keys[k.ref].State == "" })
 	for ref, v := range keys {
-		if !acked[ref] && !l.unknown[ref] {
+		name, _, _ := strings.Cut(ref, "@")
+		if !acked[ref] && !l.unknown[ref] && strings.HasPrefix(name, "load/") {
 			l.t.Errorf("%s is there and nobody asked for it", ref)
 		}
 		if v.State != api.VersionEnabled {
 			l.t.Errorf("%s is %s", ref, v.State)
 		}
-		if !acked[ref] { // made after all: it must be whole
-			name, _, _ := strings.Cut(ref, "@")
+		if !acked[ref] { // made after all, or another client's: it must be whole
 			k := &ackedKey{ref: ref, name: name, public: v.Public}
 			if _, err := x509.ParsePKIXPublicKey(v.Public); err == nil && bytes.Contains(v.Public, []byte{0x2b, 0x65, 0x70}) {
 				k.typ = "ed25519"
@@ -235,7 +369,7 @@ func (p *processes) noOrphans(keys map[string]api.KeyVersion) {
 	}
 	for _, n := range p.nodes {
 		n.stop()
-		said, err := os.ReadFile(filepath.Join(n.dir, "log"))
+		said, err := os.ReadFile(n.logFile())
 		if err != nil {
 			p.t.Fatal(err)
 		}

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/keycustodian/keycustodian/fsm"
@@ -46,11 +48,66 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 		if c.Short == "" || strings.HasSuffix(c.Short, ".") || c.RunE == nil && !c.HasSubCommands() {
 			t.Errorf("%s: %q", c.CommandPath(), c.Short)
 		}
+		if !c.HasSubCommands() && len(strings.Fields(c.Use)) > 1 && c.Example == "" && c.Parent().Name() != "completion" && c.Name() != "help" {
+			t.Errorf("%s takes something, and has no example", c.CommandPath())
+		}
 		for _, verb := range c.Commands() {
 			walk(verb)
 		}
 	}
 	walk(a.root())
+}
+
+// What help, the README and docs/operations.md show is a command line that is understood.
+func TestExamplesAreUnderstood(t *testing.T) {
+	var lines []string
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	operations, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme = append(readme, operations...)
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		lines = append(lines, strings.Split(c.Example, "\n")...)
+		for _, verb := range c.Commands() {
+			walk(verb)
+		}
+	}
+	a := &app{getenv: func(string) string { return "" }, start: openIdle}
+	walk(a.root())
+	shown := 0
+	for _, line := range append(lines, strings.Split(string(readme), "\n")...) {
+		line, _, _ = strings.Cut(line, "#")
+		line, _, _ = strings.Cut(line, " > ")
+		line, _, _ = strings.Cut(line, " && ")
+		words, ok := strings.CutPrefix(strings.TrimSpace(line), "nodectl ")
+		if !ok || strings.Contains(words, "NOUN VERB") {
+			continue
+		}
+		shown++
+		for i, part := range strings.Split(words, `"`) { // what is quoted is one word
+			if i%2 == 1 {
+				words = strings.Replace(words, `"`+part+`"`, "quoted", 1)
+			}
+		}
+		c, args, err := a.root().Find(strings.Fields(words))
+		if err == nil {
+			err = c.ParseFlags(args)
+		}
+		if err == nil && !c.HasSubCommands() {
+			err = errors.Join(c.ValidateArgs(c.Flags().Args()), c.ValidateRequiredFlags())
+		}
+		if err != nil {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	if shown < 50 {
+		t.Errorf("only %d examples were found", shown)
+	}
 }
 
 func TestFindMember(t *testing.T) {
@@ -86,6 +143,11 @@ type stopped struct{ idle }
 
 func (*stopped) Err() error { return errors.New("removed from the cluster") }
 
+// cramped is a node that cannot write its last words.
+type cramped struct{ stopped }
+
+func (*cramped) Close(context.Context) error { return fmt.Errorf("write mark: %w", syscall.ENOSPC) }
+
 // A node that ends by itself is a failure with its reason; one that is told to
 // end is none.
 func TestServeEnds(t *testing.T) {
@@ -97,6 +159,12 @@ func TestServeEnds(t *testing.T) {
 	a.start = func(context.Context, *config, *slog.Logger) (daemon, error) { return &stopped{idle{done}}, nil }
 	if err := a.serve(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "removed from the cluster") {
 		t.Errorf("%v", err)
+	}
+	a.start = func(context.Context, *config, *slog.Logger) (daemon, error) {
+		return &cramped{stopped{idle{done}}}, nil
+	}
+	if err := a.serve(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "removed from the cluster") || !strings.Contains(a.wayOut(err), "make room") {
+		t.Errorf("%v, and the way out is %q", err, a.wayOut(err))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -153,5 +221,39 @@ func TestSealWeakness(t *testing.T) {
 		if got := sealWeakness(&config{Dir: data, SealSource: c.source, Device: c.device}); got != c.want {
 			t.Errorf("%s, %s: %q", c.source, c.device, got)
 		}
+	}
+}
+
+// What make test runs by name is there, also under the tag of a build that no other
+// test has: go test has nothing against a name that nothing has.
+func TestNamedTestsAreThere(t *testing.T) {
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, names, _ := strings.Cut(string(makefile), "-tags faults -run '^(")
+	names, _, found := strings.Cut(names, ")'")
+	if !found || !strings.Contains(string(makefile), "-run '^TestFire$$'") {
+		t.Fatalf("make test runs %q, or make fire nothing", names)
+	}
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tests []byte
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tests = append(tests, content...)
+	}
+	for name := range strings.SplitSeq(names, "|") {
+		if !bytes.Contains(tests, []byte("\nfunc "+name)) {
+			t.Errorf("make test runs %s, and there is none", name)
+		}
+	}
+	if !bytes.Contains(tests, []byte("\nfunc TestFire(")) {
+		t.Error("there is no TestFire")
 	}
 }

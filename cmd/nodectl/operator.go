@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) operatorCommand() *cobra.Command {
-	return noun("operator", "who approves ceremonies", a.operatorNew(), a.operatorAdd(), a.operatorRemove(), a.operatorList(), a.operatorPin())
+	return noun("operator", "who approves ceremonies", a.operatorNew(), a.operatorAdd(), a.operatorRemove(), a.operatorList(), a.operatorPolicy(), a.operatorPin(), a.operatorSign())
 }
 
 func (a *app) operatorNew() *cobra.Command {
@@ -105,6 +105,27 @@ func readOperator(path string) (api.OperatorKey, error) {
 	return api.OperatorKey{Name: name, Public: spki, Fingerprint: fingerprint.String()}, nil
 }
 
+// readOperators refuses one that is named twice, by its file.
+func readOperators(paths []string) ([]api.OperatorKey, error) {
+	var list []api.OperatorKey
+	for i, path := range paths {
+		operator, err := readOperator(path)
+		if err != nil {
+			return nil, err
+		}
+		for j, other := range list {
+			if other.Fingerprint == operator.Fingerprint {
+				return nil, hint("leave "+path+" out: who approves twice counts once", usage("%s and %s are the same operator", paths[j], path))
+			}
+			if other.Name == operator.Name {
+				return nil, hint("change the name in the first line of "+paths[i], usage("%s and %s are both called %s", paths[j], path, operator.Name))
+			}
+		}
+		list = append(list, operator)
+	}
+	return list, nil
+}
+
 func (a *app) operatorAdd() *cobra.Command {
 	var approvals int
 	var f ceremonyFlags
@@ -123,7 +144,7 @@ func (a *app) operatorAdd() *cobra.Command {
 				}
 				request.Add = append(request.Add, operator)
 			}
-			return a.govern(c, request, f)
+			return a.govern(c, request, f, nil)
 		},
 	}
 	c.Flags().IntVar(&approvals, "approvals", 0, "new `NUMBER` of approvals that a ceremony needs; 0 keeps it")
@@ -140,7 +161,7 @@ func (a *app) operatorRemove() *cobra.Command {
 		Example: `  nodectl operator remove bob --reason "left the company"`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.govern(c, api.GovernRequest{Approvals: approvals, Remove: args, CeremonyTerms: f.terms()}, f)
+			return a.govern(c, api.GovernRequest{Approvals: approvals, Remove: args, CeremonyTerms: f.terms()}, f, nil)
 		},
 	}
 	c.Flags().IntVar(&approvals, "approvals", 0, "new `NUMBER` of approvals that a ceremony needs; 0 keeps it")

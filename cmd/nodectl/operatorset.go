@@ -94,8 +94,9 @@ func checkName(name string) error {
 	return nil
 }
 
-// govern opens a govern ceremony based on the pinned set.
-func (a *app) govern(c *cobra.Command, request api.GovernRequest, f ceremonyFlags) error {
+// govern opens a govern ceremony based on the pinned set. The policy in force is
+// the node's word; it is shown, as changed, because it is a part of what is signed.
+func (a *app) govern(c *cobra.Command, request api.GovernRequest, f ceremonyFlags, change func(*api.Policy)) error {
 	ctx, cancel := a.context(c)
 	defer cancel()
 	s, err := a.connect(ctx)
@@ -103,14 +104,23 @@ func (a *app) govern(c *cobra.Command, request api.GovernRequest, f ceremonyFlag
 		return err
 	}
 	set, err := s.pin(ctx)
+	var policy api.Policy
+	if err == nil {
+		err = s.do(ctx, api.PolicyShow, nil, &policy)
+	}
 	s.end(ctx)
 	if err != nil {
 		return err
+	}
+	if change != nil {
+		change(&policy)
+		request.Policy = &policy
 	}
 	next, err := proposed(set, &request)
 	if err != nil {
 		return err
 	}
+	a.say("policy from then on: %s", policyText(policy))
 	return a.open(c, api.OperatorGovern, request, f, func(_ *session, o *fsm.Open) error {
 		if o.Kind != fsm.CeremonyGovern || o.Proposal == nil {
 			return fmt.Errorf("the node opened a %s ceremony", o.Kind)
@@ -119,7 +129,7 @@ func (a *app) govern(c *cobra.Command, request api.GovernRequest, f ceremonyFlag
 		if got.Digest() != next.Digest() {
 			return fmt.Errorf("the node proposes other operators or approvals than you asked for")
 		}
-		return nil
+		return wantPolicy(policy, o.Proposal)
 	})
 }
 
@@ -175,8 +185,7 @@ and writes the newest there. Commands that need it do the same by themselves.`,
 			if err != nil {
 				return err
 			}
-			a.say("pinned operator set %d: digest %s", set.Number, set.Digest())
-			return nil
+			return a.done(setToWire(set), "pinned operator set %d: digest %s", set.Number, set.Digest())
 		},
 	}
 }

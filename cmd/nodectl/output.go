@@ -9,7 +9,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/keycustodian/keycustodian/internal/secret"
 	"golang.org/x/term"
 )
 
@@ -66,8 +65,12 @@ func yesNo(b bool) string {
 	return "no"
 }
 
-// readIn reads a file, or stdin for "-", up to most bytes.
-func (a *app) readIn(path string, most int64) ([]byte, error) {
+// dataKey is the way out for what is too long to be encrypted at once.
+const dataKey = "encrypt a random data key with the custodians and the document with that"
+
+// readIn reads a file, or stdin for "-", up to most bytes; way is the way out of a
+// longer one.
+func (a *app) readIn(path string, most int64, way string) ([]byte, error) {
 	r, done, err := a.openIn(path)
 	if err != nil {
 		return nil, err
@@ -78,7 +81,7 @@ func (a *app) readIn(path string, most int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(content)) > most {
-		return nil, hint("encrypt a random data key with the custodians and the document with that", fmt.Errorf("%s is longer than %d bytes", path, most))
+		return nil, hint(way, fmt.Errorf("%s is longer than %d bytes", path, most))
 	}
 	return content, nil
 }
@@ -92,27 +95,6 @@ func (a *app) openIn(path string) (io.Reader, func(), error) {
 		return nil, nil, err
 	}
 	return file, func() { file.Close() }, nil
-}
-
-// writeOut writes binary data to a file, or to stdout for "-". A terminal is
-// not written to.
-func (a *app) writeOut(path string, data []byte) error {
-	if path != "-" {
-		return os.WriteFile(path, data, 0o644)
-	}
-	if file, ok := a.out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		return usage("the result is binary: give --out FILE, or send stdout elsewhere")
-	}
-	_, err := a.out.Write(data)
-	return err
-}
-
-// writeSecret is writeOut for what nobody else should read: mode 0600.
-func (a *app) writeSecret(path string, data []byte) error {
-	if path == "-" {
-		return a.writeOut(path, data)
-	}
-	return secret.WriteFile(path, data)
 }
 
 // confirm asks on the terminal, unless --yes was given.

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,6 +37,12 @@ type processes struct {
 	dir   string
 	nodes []*process
 	key   crypto.Signer // alice's
+
+	disk func(dir string) // makes a disk of a node's folder; nil: it lies where it is
+	env  []string         // of every node
+
+	tokens []string // that were made
+	heard  heard    // from nodectl, but for tokens
 }
 
 // process is one node: its data folder and device in a folder of its own, its
@@ -43,39 +50,77 @@ type processes struct {
 type process struct {
 	t                     testing.TB
 	name, dir, addr, seal string
+	env                   []string // added to this process's own
+	late                  bool     // it joined when the cluster had been at work
 
-	cmd    *exec.Cmd
-	exited chan struct{} // closed when cmd has ended
-	state  *os.ProcessState
+	cmd      *exec.Cmd
+	exited   chan struct{} // closed when cmd has ended
+	state    *os.ProcessState
+	profiles int // that were begun of this process
 }
 
 // startProcesses starts count nodes, makes a cluster of them and deals the
 // DKEK, all as an operator does it. Every process ends with the test.
-func startProcesses(t testing.TB, count int) *processes {
+func startProcesses(t testing.TB, count int, set ...func(*processes)) *processes {
+	t.Helper()
+	p := newProcesses(t, count, set...)
+	p.nodectl(p.nodes[0], "cluster", "init", "--operator", p.path("alice.pem.pub"))
+	for _, n := range p.nodes[1:] {
+		p.join(n)
+	}
+	p.awaitVoters()
+	p.nodectl(nil, "--timeout", settleTime.String(), "dkek", "create", "--reason", "first deal")
+	p.awaitReady()
+	return p
+}
+
+// newProcesses starts count nodes that are in no cluster yet.
+func newProcesses(t testing.TB, count int, set ...func(*processes)) *processes {
 	t.Helper()
 	runtime.LockOSThread() // a child ends with the thread that started it: also when the test binary is killed
 	p := &processes{t: t, dir: t.TempDir()}
+	for _, set := range set {
+		set(p)
+	}
 	for i := range count {
 		p.nodes = append(p.nodes, p.add(fmt.Sprintf("node-%d", i+1)))
 	}
 	for _, n := range p.nodes {
-		n.awaitHealth(func(api.Health) bool { return true })
+		n.awaitUnsealed()
 	}
 	p.nodectl(nil, "operator", "new", "--out", p.path("alice.pem"))
-	p.nodectl(p.nodes[0], "cluster", "init", "--operator", p.path("alice.pem.pub"))
-	for _, n := range p.nodes[1:] {
-		token := p.nodectl(nil, "cluster", "token")
-		if err := os.WriteFile(p.path("token"), []byte(token), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		p.nodectl(n, "cluster", "join", "--token-file", p.path("token"))
-	}
-	p.nodectl(nil, "cluster", "refresh")
 	a := &app{getenv: func(string) string { return "" }, key: p.path("alice.pem")}
 	var err error
 	if p.key, err = a.loadKey(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return p
+}
+
+// join has a node join by a token.
+func (p *processes) join(n *process, options ...string) {
+	p.t.Helper()
+	p.newToken(options...)
+	p.nodectl(n, "cluster", "join", "--token-file", p.path("token"))
+}
+
+// newToken writes a token to the file token.
+func (p *processes) newToken(options ...string) {
+	p.t.Helper()
+	code, token, said := p.try(nil, append([]string{"cluster", "token"}, options...)...)
+	if code != 0 {
+		p.t.Fatalf("nodectl cluster token: exit %d\n%s", code, said)
+	}
+	p.tokens = append(p.tokens, token)
+	if err := os.WriteFile(p.path("token"), []byte(token), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// awaitVoters waits until every node is a member with a vote.
+func (p *processes) awaitVoters() {
+	p.t.Helper()
+	p.nodectl(nil, "cluster", "refresh")
 	p.eventually("everybody has a vote", func(ctx context.Context) error {
 		status, _, err := p.client(p.nodes[0]).Status(ctx)
 		for _, m := range status.Members {
@@ -83,34 +128,52 @@ func startProcesses(t testing.TB, count int) *processes {
 				return fmt.Errorf("%s is a %s", m.Name, m.Suffrage)
 			}
 		}
-		if len(status.Members) != count {
+		if len(status.Members) != len(p.nodes) {
 			return errors.Join(err, fmt.Errorf("%d members", len(status.Members)))
 		}
 		return err
 	})
-	p.nodectl(nil, "--timeout", settleTime.String(), "dkek", "create", "--reason", "first deal")
-	p.awaitReady()
-	return p
 }
 
 func (p *processes) path(name string) string { return filepath.Join(p.dir, name) }
 
-// add makes a node's folder, seal secret and configuration, and starts it.
+// add makes a node's folder, seal secret and configuration, and starts it. The
+// node's own seal secret seals the device too.
 func (p *processes) add(name string) *process {
 	p.t.Helper()
 	n := &process{t: p.t, name: name, dir: p.path(name), seal: p.path(name + ".seal"), addr: quietAddress(p.t)}
 	key := secret.Random(secret.KeySize)
 	defer key.Wipe()
 	err := os.Mkdir(n.dir, 0o700)
+	if err == nil && p.disk != nil {
+		p.disk(n.dir)
+	}
 	key.With(func(b []byte) { err = errors.Join(err, secret.WriteFile(n.seal, b)) })
-	config := fmt.Sprintf("name: %s\ndir: %s\nlisten: %q\nseal-source: file:%s\ndevice: %q\nlog-level: debug\n",
-		name, filepath.Join(n.dir, "data"), n.addr, n.seal, n.device())
-	if err := errors.Join(err, os.WriteFile(filepath.Join(n.dir, "config.yaml"), []byte(config), 0o600)); err != nil {
+	if err := errors.Join(err, n.configure()); err != nil {
 		p.t.Fatal(err)
 	}
+	n.env = []string{ // a build with the tag faults obeys them
+		"KEYCUSTODIAN_CRASH=" + n.orderFile(), "KEYCUSTODIAN_LIE=" + n.lieFile(),
+		"KEYCUSTODIAN_TORN=" + n.tornFile(), "KEYCUSTODIAN_CLOCK=" + n.clockFile(),
+	}
+	n.env = append(n.env, p.env...)
 	p.t.Cleanup(n.kill)
 	n.start()
 	return n
+}
+
+// lieFile is where the node's lie is named: see node/faults_lies.go.
+func (n *process) lieFile() string { return filepath.Join(n.dir, "lie") }
+
+// configure writes what the node is started with.
+func (n *process) configure() error {
+	level := "debug"
+	if _, ok := n.t.(*testing.B); ok {
+		level = "info" // as it is without a word
+	}
+	config := fmt.Sprintf("name: %s\ndir: %s\nlisten: %q\nseal-source: file:%s\ndevice: %q\nlog-level: %s\n",
+		n.name, filepath.Join(n.dir, "data"), n.addr, n.seal, "soft:"+n.devicePath(), level)
+	return os.WriteFile(n.config(), []byte(config), 0o600)
 }
 
 // quietAddress finds a port below those that the system gives to connections:
@@ -134,18 +197,32 @@ func quietAddress(t testing.TB) string {
 // taken are the addresses that quietAddress has given away.
 var taken = map[string]bool{}
 
-// device is the URI of the node's device.
+// device is the URI by which a test opens the node's device.
 func (n *process) device() string { return "soft:" + n.devicePath() + "?seal-source=file:" + n.seal }
 
 func (n *process) devicePath() string { return filepath.Join(n.dir, "device") }
 
+func (n *process) orderFile() string { return filepath.Join(n.dir, "crash") }
+
+func (n *process) tornFile() string { return n.dir + ".torn" }
+
+func (n *process) clockFile() string { return n.dir + ".clock" }
+
+// logFile is beside the folder: that may be a disk that is full.
+func (n *process) logFile() string { return n.dir + ".log" }
+
 func (n *process) socket() string { return "unix:" + filepath.Join(n.dir, "data", "socket") }
 
-// start runs the node, on the test's own goroutine. Its log is appended to the
-// file log.
+// start runs the node, on the test's own goroutine.
 func (n *process) start() {
 	n.t.Helper()
-	log, err := os.OpenFile(filepath.Join(n.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	n.run("run", "--config", n.config())
+}
+
+// run is a nodectl of the node's machine. What it says is appended to the file log.
+func (n *process) run(args ...string) {
+	n.t.Helper()
+	log, err := os.OpenFile(n.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -154,12 +231,12 @@ func (n *process) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	cmd := &exec.Cmd{Path: self, Args: []string{realCommand, "run", "--config", filepath.Join(n.dir, "config.yaml")}, Stdout: log, Stderr: log, SysProcAttr: childAttributes()}
+	cmd := &exec.Cmd{Path: self, Args: append([]string{realCommand}, args...), Env: append(os.Environ(), n.env...), Stdout: log, Stderr: log, SysProcAttr: childAttributes()}
 	if err := cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
 	exited := make(chan struct{})
-	n.cmd, n.exited = cmd, exited
+	n.cmd, n.exited, n.profiles = cmd, exited, 0
 	go func() {
 		cmd.Wait()
 		n.state = cmd.ProcessState
@@ -201,7 +278,7 @@ func (n *process) resume() { n.signal(syscall.SIGCONT) }
 
 // log is the end of what the node said.
 func (n *process) log() string {
-	content, err := os.ReadFile(filepath.Join(n.dir, "log"))
+	content, err := os.ReadFile(n.logFile())
 	if err != nil {
 		return err.Error()
 	}
@@ -228,6 +305,12 @@ func (n *process) awaitHealth(wanted func(api.Health) bool) {
 		}
 		return nil
 	})
+}
+
+// awaitUnsealed waits until the node has started with its secrets.
+func (n *process) awaitUnsealed() {
+	n.t.Helper()
+	n.awaitHealth(func(h api.Health) bool { return h.State != api.StateSealed }) // it says so while it starts
 }
 
 // awaitReady waits until every node can use keys and hears from a majority.
@@ -269,19 +352,41 @@ func (p *processes) eventually(what string, check func(ctx context.Context) erro
 // socket. It returns what was printed.
 func (p *processes) nodectl(at *process, args ...string) string {
 	p.t.Helper()
+	code, out, said := p.try(at, args...)
+	if code != 0 {
+		p.t.Fatalf("nodectl %s: exit %d\n%s%s", strings.Join(args, " "), code, out, said)
+	}
+	return out
+}
+
+// try is nodectl that may fail; it returns stderr too.
+func (p *processes) try(at *process, args ...string) (code int, printed, said string) {
 	env := map[string]string{"NODECTL_CLUSTER": p.path("cluster.json"), "NODECTL_KEY": p.path("alice.pem")}
 	if at != nil {
 		env["NODECTL_ADDR"] = at.socket()
 	}
 	var out, errs bytes.Buffer
-	if code := run(p.t.Context(), args, streams{strings.NewReader(""), &out, &errs}, func(name string) string { return env[name] }, openIdle); code != 0 {
-		p.t.Fatalf("nodectl %s: exit %d\n%s%s", strings.Join(args, " "), code, out.String(), errs.String())
+	code = run(p.t.Context(), args, streams{strings.NewReader(""), &out, &errs}, func(name string) string { return env[name] }, openIdle)
+	if len(args) < 2 || !slices.Equal(args[:2], []string{"cluster", "token"}) {
+		p.heard.keep(out.String())
 	}
-	return out.String()
+	p.heard.keep(errs.String())
+	return code, out.String(), errs.String()
 }
 
 // client asks as alice: the nodes that are named in this order, else all.
 func (p *processes) client(nodes ...*process) *client.Client {
+	p.t.Helper()
+	c, err := client.New(p.clientConfig(nodes...))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(c.Close)
+	return c
+}
+
+// clientConfig is what such a client is made of.
+func (p *processes) clientConfig(nodes ...*process) client.Config {
 	p.t.Helper()
 	file, err := client.ReadClusterFile(p.path("cluster.json"))
 	if err != nil {
@@ -294,10 +399,5 @@ func (p *processes) client(nodes ...*process) *client.Client {
 	for _, n := range nodes {
 		config.Addresses = append(config.Addresses, n.addr)
 	}
-	c, err := client.New(config)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.t.Cleanup(c.Close)
-	return c
+	return config
 }

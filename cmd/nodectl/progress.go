@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"time"
 
+	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/node/api"
 	"github.com/keycustodian/keycustodian/node/client"
 	"golang.org/x/term"
@@ -28,7 +30,7 @@ func (s *session) follow(ctx context.Context, c api.Ceremony) (api.Ceremony, err
 		line.show(stepOf(c))
 		var next api.Ceremony
 		query := api.CeremonyQuery{ID: c.ID, After: c.Revision, WaitSeconds: waitSeconds}
-		if err := s.do(ctx, api.CeremonyShow, query, &next); err != nil {
+		if err := s.wait(ctx, api.CeremonyShow, query, &next); err != nil {
 			if !passing(err) || time.Since(heard) > patience {
 				return c, hint("the ceremony goes on without you: nodectl ceremony show "+c.ID, err)
 			}
@@ -48,6 +50,31 @@ func (s *session) follow(ctx context.Context, c api.Ceremony) (api.Ceremony, err
 		return c, hint("see nodectl ceremony show "+c.ID, fmt.Errorf("ceremony %s ended: %s: %s", c.ID, c.Outcome, c.Detail))
 	}
 	return c, nil
+}
+
+// followOn follows the reshare that a provision named, if it named one: only then is
+// the share of the replaced node worth nothing.
+func (s *session) followOn(ctx context.Context, c api.Ceremony) error {
+	open, err := fsm.ParseOpen(c.Open)
+	if err != nil || open.Successor == nil {
+		return nil
+	}
+	line := s.app.progressLine()
+	defer line.end()
+	for since := time.Now(); c.Successor == ""; {
+		line.show("waiting for the reshare that drops the old share")
+		if time.Since(since) > patience {
+			return hint("see nodectl ceremony list and nodectl cluster status", errors.New("the device is filled, and nobody has opened the reshare that drops the old share"))
+		}
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
+		if err := s.wait(ctx, api.CeremonyShow, api.CeremonyQuery{ID: c.ID}, &c); err != nil && !passing(err) {
+			return err
+		}
+	}
+	_, err = s.follow(ctx, api.Ceremony{ID: c.Successor, Kind: fsm.CeremonyReshare.String()})
+	return err
 }
 
 // passing reports whether waiting may mend it: a leader being elected, a node
@@ -114,9 +141,29 @@ func (p *progressLine) end() {
 	}
 }
 
-// busy says on stderr that something takes its time, once it has taken a
-// second.
+// busy says on stderr what takes its time, once it has taken a second, and on a
+// terminal for how long by now. Nothing else is to be said before
+// done was called: the two would get into one line.
 func (a *app) busy(what string) (done func()) {
-	timer := time.AfterFunc(time.Second, func() { a.say("%s: still at it", what) })
-	return func() { timer.Stop() }
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		line := a.progressLine()
+		defer line.end()
+		second := time.NewTicker(cmp.Or(a.slow, time.Second))
+		defer second.Stop()
+		for began := time.Now(); ; {
+			select {
+			case <-stop:
+				return
+			case <-second.C:
+			}
+			text := what
+			if line.terminal {
+				text += fmt.Sprintf(", %v", time.Since(began).Round(time.Second))
+			}
+			line.show(text)
+		}
+	}()
+	return func() { close(stop); <-stopped }
 }

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 		code := run(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}, os.Getenv, openIdle)
 		stop()
 		os.Exit(code)
-	}, realCommand: main})
+	}, realCommand: profiled})
 }
 
 // Every script has a member of its own that answers like a real one, on
@@ -43,6 +43,9 @@ func TestScripts(t *testing.T) {
 			},
 			"fail": func(ts *testscript.TestScript, _ bool, args []string) {
 				fakeOf(ts).set(func(f *fake) { f.fail = args[0] })
+			},
+			"age": func(ts *testscript.TestScript, _ bool, args []string) {
+				fakeOf(ts).set(func(f *fake) { f.age = args[0] })
 			},
 			"members": func(ts *testscript.TestScript, _ bool, args []string) {
 				fakeOf(ts).set(func(f *fake) { f.two = args[0] == "2" })

@@ -66,8 +66,11 @@ func (a *app) serve(ctx context.Context, cfg *config) error {
 	defer cancel()
 	stopped := n.Err() // before Close, which may give it a reason of its own
 	if err := n.Close(closing); err != nil {
-		err = fmt.Errorf("the node did not end in order: %w", err)
-		return errors.Join(stopped, err)
+		err = errors.Join(stopped, fmt.Errorf("the node did not end in order: %w", err))
+		if way := machineWay(err); way != "" {
+			return hint(way, err)
+		}
+		return err
 	}
 	if stopped != nil {
 		return hint("see the log above; nodectl cluster status on another node says what the cluster thinks", fmt.Errorf("the node stopped by itself: %w", stopped))

@@ -35,26 +35,19 @@ func (i *input) validate() error {
 	if (i.in == "") == (i.digest == "") {
 		return usage("want one of --in FILE and --digest HEX")
 	}
-	if _, err := hashNamed(i.hash); i.hash != "" && err != nil {
+	if _, err := hashNamed(i.hash); err != nil {
 		return err
 	}
 	return nil
 }
 
+// hashNamed is api's, as a usage error.
 func hashNamed(name string) (crypto.Hash, error) {
-	switch name {
-	case api.SHA256:
-		return crypto.SHA256, nil
-	case api.SHA384:
-		return crypto.SHA384, nil
-	case api.SHA512:
-		return crypto.SHA512, nil
-	case api.SHA1:
-		return crypto.SHA1, nil
-	case api.MD5:
-		return crypto.MD5, nil
+	hash, err := api.HashNamed(name)
+	if err != nil {
+		return 0, &usageError{err: err}
 	}
-	return 0, usage("unknown hash %.40q: one of sha256, sha384, sha512, sha1, md5", name)
+	return hash, nil
 }
 
 // scheme is the name on the wire.
@@ -74,7 +67,7 @@ func (a *app) readInput(i input, family hsm.Family) (data []byte, hash string, e
 	case family == hsm.FamilyEd25519 && (i.hash != "" || i.digest != "" || i.pss):
 		return nil, "", usage("Ed25519 signs the file itself: give --in, and no --hash, --digest or --pss")
 	case family == hsm.FamilyEd25519:
-		data, err = a.readIn(i.in, api.MaxMessage)
+		data, err = a.readIn(i.in, api.MaxMessage, "hash it first, and sign the hash: openssl dgst -sha256 -binary; keys of other types sign files of any length")
 		return data, "", err
 	case i.pss && family == hsm.FamilyEC:
 		return nil, "", usage("--pss is for RSA keys")
@@ -188,8 +181,8 @@ signs the file itself, up to 256 KiB, and refuses --hash.`,
 			if len(response.Signatures) != 1 {
 				return fmt.Errorf("the node answered with %d signatures", len(response.Signatures))
 			}
-			a.say("signed by %s@%d", response.Key, response.Version)
-			return a.writeOut(out, response.Signatures[0])
+			return a.give(out, result{key: response.Key, version: response.Version, field: "signature", bytes: response.Signatures[0],
+				done: fmt.Sprintf("signed by %s@%d", response.Key, response.Version)})
 		},
 	}
 	i.add(c)
@@ -203,7 +196,7 @@ func (a *app) keyVerify() *cobra.Command {
 	c := &cobra.Command{
 		Use: "verify NAME (--in FILE | --digest HEX) --sig SIG", Short: "verify a signature here, with the key's public half",
 		Long: `Fetches the public key and verifies here. The newest version is tried, or NAME@2.
-Exits 0 for a good signature, 1 for any other.`,
+Exits 0 for a good signature, 1 for any other; -o json says "valid" true or false.`,
 		Example: `  nodectl key verify tables-2026 --in release.tar --sig release.sig`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -215,7 +208,7 @@ Exits 0 for a good signature, 1 for any other.`,
 			if sig == "" {
 				return usage("key verify wants --sig FILE")
 			}
-			signature, err := a.readIn(sig, 4096)
+			signature, err := a.readIn(sig, 4096, "that is no signature: give the file that key sign wrote")
 			if err != nil {
 				return err
 			}
@@ -231,11 +224,18 @@ Exits 0 for a good signature, 1 for any other.`,
 			if err != nil {
 				return err
 			}
-			if !good(public, data, hash, i.pss, signature) {
+			valid := good(public, data, hash, i.pss, signature)
+			shown := map[string]any{"valid": valid, "key": found.Key, "version": found.Version}
+			if !valid {
+				if a.output == "json" {
+					if err := a.show(shown, nil); err != nil {
+						return err
+					}
+				}
 				return hint("it may be by another version (NAME@1), hash or file", fmt.Errorf("the signature does not verify under %s@%d", found.Key, found.Version))
 			}
 			a.say("good signature by %s@%d", found.Key, found.Version)
-			return a.show(map[string]any{"valid": true, "key": found.Key, "version": found.Version}, func(w io.Writer) { row(w, "valid") })
+			return a.show(shown, func(w io.Writer) { row(w, "valid") })
 		},
 	}
 	i.add(c)

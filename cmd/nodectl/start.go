@@ -21,26 +21,45 @@ import (
 
 // start opens the device and the node that a configuration describes.
 func start(ctx context.Context, cfg *config, logger *slog.Logger) (daemon, error) {
+	if _, err := os.Lstat(filepath.Join(cfg.Dir, "identity")); errors.Is(err, fs.ErrNotExist) { // a first start
+		where := node.Config{Dir: cfg.Dir, Listen: cfg.Listen, APIListen: cfg.APIListen, Socket: cfg.Socket}
+		if err := where.Available(); err != nil {
+			return nil, startTrouble(cfg, err)
+		}
+	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, hint("make the data folder, or name another with dir", err)
 	}
+	c, err := cfg.node(logger)
+	if err != nil {
+		return nil, err
+	}
+	n, err := node.Open(ctx, c)
+	if err != nil {
+		return nil, startTrouble(cfg, err)
+	}
+	return n, nil
+}
+
+// node is the configuration as the node takes it.
+func (cfg *config) node(logger *slog.Logger) (node.Config, error) {
 	c := node.Config{
 		Dir: cfg.Dir, Name: cfg.Name, Listen: cfg.Listen, Advertise: cfg.Advertise, APIListen: cfg.APIListen, Socket: cfg.Socket,
 		Logger: logger, SealWeakness: sealWeakness(cfg),
 	}
 	var err error
 	if c.Advertise, err = advertised(cfg); err != nil {
-		return nil, err
+		return c, err
 	}
 	if cfg.APICert != "" {
 		pair, err := tls.LoadX509KeyPair(cfg.APICert, cfg.APICertKey)
 		if err != nil {
-			return nil, hint("api-cert and api-cert-key are PEM files of one pair", fmt.Errorf("api-cert: %w", err))
+			return c, hint("api-cert and api-cert-key are PEM files of one pair", fmt.Errorf("api-cert: %w", err))
 		}
 		c.APICertificate = &pair
 	}
 	if c.Seal, err = cfg.seal(); err != nil {
-		return nil, err
+		return c, err
 	}
 	c.OpenDevice = func(ctx context.Context, seal *hsm.Secret) (hsm.Token, error) {
 		token, err := drivers.OpenWith(ctx, cfg.Device, seal)
@@ -49,11 +68,7 @@ func start(ctx context.Context, cfg *config, logger *slog.Logger) (daemon, error
 		}
 		return token, nil
 	}
-	n, err := node.Open(ctx, c)
-	if err != nil {
-		return nil, startTrouble(cfg, err)
-	}
-	return n, nil
+	return c, nil
 }
 
 // seal is where the node's seal secret comes from. A daemon has no terminal: it
@@ -110,39 +125,4 @@ func sealWeakness(cfg *config) string {
 		return "it lies on the disk that holds the data: one disk is " + what
 	}
 	return ""
-}
-
-// deviceTrouble says what to do about a device that does not open.
-func deviceTrouble(cfg *config, err error) error {
-	err = fmt.Errorf("device %s: %w", drivers.Redact(cfg.Device), err)
-	switch {
-	case errors.Is(err, hsm.ErrInUse):
-		return hint("one process has a device at a time: stop the other one", err)
-	case errors.Is(err, fs.ErrNotExist):
-		return hint("make the folder that the device's URI names, or mend the URI", err)
-	case errors.Is(err, syscall.ENOSPC):
-		return hint("make room on the device's disk, and start again", err)
-	case errors.Is(err, hsm.ErrStorage):
-		return hint("the device's file is damaged or was sealed under another secret: put the right one back, or delete the file and run nodectl device replace: its keys come back from the cluster", err)
-	}
-	return hint("mend the device's URI, or plug it in", err)
-}
-
-// startTrouble says what to do about a node that does not open.
-func startTrouble(cfg *config, err error) error {
-	var known *hinted
-	err = fmt.Errorf("node %s, data folder %s: %w", cfg.Name, cfg.Dir, err)
-	switch {
-	case errors.As(err, &known):
-		return hint(known.hint, err)
-	case errors.Is(err, node.ErrInUse):
-		return hint("one process has a data folder at a time: stop the other one", err)
-	case errors.Is(err, syscall.EADDRINUSE):
-		return hint("another program has this port: stop it, or set another with listen", err)
-	case errors.Is(err, syscall.ENOSPC):
-		return hint("make room on the disk of the data folder, and start again", err)
-	case errors.Is(err, syscall.EACCES):
-		return hint("run as the owner of the data folder", err)
-	}
-	return hint("what cannot be put back: nodectl cluster remove "+cfg.Name+" on another node, then start with an empty data folder and join", err)
 }

@@ -29,7 +29,7 @@ needed for it. Exits 0 and says it, also where there is no quorum.`,
 
 func showStatus(w io.Writer, st api.Status) {
 	row(w, "cluster", st.Cluster.ID+" "+st.Cluster.Name)
-	row(w, "answered by", fmt.Sprintf("%s, %s %s", st.Node.Name, st.Node.State, st.Node.Missing))
+	row(w, "answered by", st.Node.Name+", "+standing(st.Node.State, st.Node.Missing))
 	quorum := "yes"
 	if !st.Quorum {
 		quorum = "NO: changes are refused"
@@ -44,7 +44,11 @@ func showStatus(w io.Writer, st api.Status) {
 			leader = m.Name
 		}
 	}
+	if !st.Quorum && leader != "none known" {
+		leader = "was " + leader
+	}
 	row(w, "leader", leader)
+	row(w, "command version", versionRow(st))
 	row(w, "operators", fmt.Sprintf("%d of %d must approve", st.Approvals, st.Operators))
 	row(w, "keys", fmt.Sprintf("%d, %d versions, %d pending deletion, %d on fewer devices than wanted",
 		st.Keys.Keys, st.Keys.Versions, st.Keys.Pending, st.Keys.Short))
@@ -57,7 +61,11 @@ func showStatus(w io.Writer, st api.Status) {
 	}
 	row(w, "a restore", restore)
 	if st.Restore.Needed > 0 {
-		row(w, "  needs", fmt.Sprintf("%d of %s, and %d operators", st.Restore.Needed, strings.Join(st.Restore.Holders, ", "), st.Restore.Approvals))
+		holders := "the holders, of whom none answers"
+		if len(st.Restore.Holders) > 0 {
+			holders = strings.Join(st.Restore.Holders, ", ")
+		}
+		row(w, "  needs", fmt.Sprintf("%d of %s, and %d operators", st.Restore.Needed, holders, st.Restore.Approvals))
 	}
 	for _, c := range st.Ceremonies {
 		row(w, "open ceremony", fmt.Sprintf("%s %s, %d of %d approvals", c.ID, c.Kind, len(c.Approvals), c.Needed))
@@ -65,8 +73,37 @@ func showStatus(w io.Writer, st api.Status) {
 	for _, warning := range st.Warnings {
 		row(w, "warning", warning)
 	}
+	if len(st.Members) == 0 {
+		return
+	}
 	fmt.Fprintln(w)
 	showMembers(w, st.Members)
 	fmt.Fprintln(w)
 	showDevices(w, st.Devices)
+}
+
+// versionRow is the version of commands that may be written, and how far each
+// member reads where that is not the same.
+func versionRow(st api.Status) string {
+	row, later := fmt.Sprint(st.CommandVersion), []string{}
+	for _, m := range st.Members {
+		if m.ReadsTo > st.CommandVersion {
+			later = append(later, fmt.Sprintf("%s to %d", m.Name, m.ReadsTo))
+		}
+	}
+	if len(later) > 0 {
+		row += fmt.Sprintf(", raised when all read more: %s", strings.Join(later, ", "))
+	}
+	return row
+}
+
+// standing is a node's state and what it lacks, which may begin with the state.
+func standing(state, missing string) string {
+	switch {
+	case missing == "":
+		return state
+	case strings.HasPrefix(missing, state):
+		return missing
+	}
+	return state + ": " + missing
 }

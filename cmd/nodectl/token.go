@@ -96,10 +96,15 @@ func (a *app) tokenList() *cobra.Command {
 func (a *app) tokenRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "remove FINGERPRINT", Short: "make a join token useless", Args: cobra.ExactArgs(1),
+		Example: "  nodectl cluster token remove 8f8a7fef",
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := a.context(c)
 			defer cancel()
-			return a.ask(ctx, api.TokenRemove, api.TokenRemoveRequest{Fingerprint: args[0]}, &api.Ack{})
+			var ack api.Ack
+			if err := a.ask(ctx, api.TokenRemove, api.TokenRemoveRequest{Fingerprint: args[0]}, &ack); err != nil {
+				return err
+			}
+			return a.done(ack, "removed token %s", args[0])
 		},
 	}
 }

@@ -7,21 +7,19 @@
 //	soft:/var/lib/keycustodian        a folder: the file "device" in it
 //	soft:?memory                      gone with the process
 //
-// Parameters of soft are seal-source, pin-source and so-pin-source (see
-// [secret sources]: file:PATH, credential:NAME, fd:N, prompt), slots=N, and
-// memory. A URI never holds a secret itself: pin-value is refused.
+// Parameters of soft are seal-source, pin-source and so-pin-source (file:PATH,
+// credential:NAME, fd:N or prompt, see [hsm.ParseSource]), slots=N, and memory.
+// A URI never holds a secret itself: pin-value is refused.
 //
 // A software device needs PINs like a card. Where no source is named they are
 // derived from the seal secret, so that the host always logs in the same way.
 //
 // Guaranteed: no error repeats a parameter's value; one that is hsm.ErrNoSecret
-// means that a source has nothing now, and that asking later may do. Not guaranteed: that the
-// device is initialised; ask its Info.
+// means that a source has nothing now, and that asking later may do. Not
+// guaranteed: that the device is initialised; ask its Info.
 //
 //	token, err := drivers.Open(ctx, "soft:/var/lib/keycustodian/device?seal-source=credential:seal")
 //	defer token.Close()
-//
-// [secret sources]: https://pkg.go.dev/github.com/keycustodian/keycustodian/hsm#Source
 package drivers
 
 import (

@@ -109,6 +109,9 @@ func TestSources(t *testing.T) {
 	}
 	uri := "soft:" + folder + "/d?slots=3&seal-source=file:" + elsewhere + "/seal&pin-source=file:" + elsewhere + "/pin&so-pin-source=file:" + elsewhere + "/so"
 	token := open(t, uri)
+	if token.PINDerived {
+		t.Error("a PIN with a source is said to follow from the seal secret")
+	}
 	if token.Weakness != "" {
 		t.Errorf("weakness %q of a device whose seal secret lies elsewhere", token.Weakness)
 	}
@@ -241,6 +244,9 @@ func TestDerivedPINs(t *testing.T) {
 	seen := map[string]bool{}
 	for range 2 {
 		token := open(t, "soft:?memory")
+		if !token.PINDerived {
+			t.Error("a PIN without a source is not said to follow from the seal secret")
+		}
 		for _, source := range []hsm.Source{token.PIN, token.SOPIN} {
 			pin, err := source(t.Context())
 			must(t, err)

@@ -71,6 +71,7 @@ func openSoft(ctx context.Context, rest string, host *secret.Bytes) (hsm.Token, 
 	if err != nil {
 		return hsm.Token{}, err
 	}
+	token.PINDerived = pins.pin != nil
 	if options.Path == "" {
 		token.Device = soft.NewMemory(options)
 		return token, nil

@@ -86,7 +86,7 @@ func Open(options Options) (*Device, error) {
 	if err != nil {
 		return nil, storageError(options.Path, err)
 	}
-	device, err := open(options, box, disk, exists)
+	device, err := open(options, box, tearable(disk), exists)
 	if err != nil {
 		disk.close()
 		return nil, storageError(options.Path, err)

@@ -133,18 +133,7 @@ func (d *Device) ChangePIN(ctx context.Context, old, new *hsm.Secret) error {
 	const op = "change PIN"
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	s, err := d.present(ctx, op)
-	if err != nil {
-		return err
-	}
-	if !goodPIN(new) {
-		return d.fail(op, hsm.ErrBadPINFormat, "the new PIN")
-	}
-	if s, err = d.spendTry(op, s, old); err != nil {
-		return err
-	}
-	s.pin, s.left = s.check('U', new), s.tries
-	return d.persist(op, s)
+	return d.setPIN(ctx, op, new, func(s state) (state, error) { return d.spendTry(op, s, old) })
 }
 
 // UnblockPIN sets a new user PIN with full tries, and logs out.
@@ -152,6 +141,16 @@ func (d *Device) UnblockPIN(ctx context.Context, soPIN, new *hsm.Secret) error {
 	const op = "unblock PIN"
 	d.changing.Lock()
 	defer d.changing.Unlock()
+	if err := d.setPIN(ctx, op, new, func(s state) (state, error) { return d.spendSOTry(op, s, soPIN) }); err != nil {
+		return err
+	}
+	d.setLoggedIn(false)
+	return nil
+}
+
+// setPIN stores a new user PIN with full tries, once spend has found the other
+// one right. Callers hold changing.
+func (d *Device) setPIN(ctx context.Context, op string, new *hsm.Secret, spend func(state) (state, error)) error {
 	s, err := d.present(ctx, op)
 	if err != nil {
 		return err
@@ -159,13 +158,9 @@ func (d *Device) UnblockPIN(ctx context.Context, soPIN, new *hsm.Secret) error {
 	if !goodPIN(new) {
 		return d.fail(op, hsm.ErrBadPINFormat, "the new PIN")
 	}
-	if s, err = d.spendSOTry(op, s, soPIN); err != nil {
+	if s, err = spend(s); err != nil {
 		return err
 	}
 	s.pin, s.left = s.check('U', new), s.tries
-	if err := d.persist(op, s); err != nil {
-		return err
-	}
-	d.setLoggedIn(false)
-	return nil
+	return d.persist(op, s)
 }

@@ -41,17 +41,21 @@ const (
 	TypeJSON    = "application/json"
 	TypeSecrets = "application/vnd.keycustodian.secrets"
 	TypeText    = "text/plain; version=0.0.4"
+	TypeBackup  = "application/vnd.keycustodian.backup"
 )
 
 // Maximums.
 const (
 	// MaxBody is the largest body of a request in bytes.
 	MaxBody = 1 << 20
-	// MaxMessage is the largest document to be encrypted, decrypted, signed
-	// whole (Ed25519) or authenticated, in bytes.
+	// MaxMessage is the largest document to be encrypted, signed whole (Ed25519)
+	// or authenticated, in bytes.
 	MaxMessage = 256 << 10
+	// MaxCiphertext is the largest ciphertext in bytes: what AES-GCM makes of
+	// MaxMessage, with nonce (12) and tag (16).
+	MaxCiphertext = MaxMessage + 12 + 16
 	// MaxInputs is the most inputs of one sign request.
-	MaxInputs = 256
+	MaxInputs = 1000
 	// MaxRandom is the most random bytes of one answer.
 	MaxRandom = 64 << 10
 	// MaxPage is the most entries of one page, and DefaultPage how many come

@@ -149,3 +149,17 @@ func FuzzDecodeQuery(f *testing.F) {
 		}
 	})
 }
+
+// Package names are for Go; people get one line without them.
+func TestPlain(t *testing.T) {
+	for text, want := range map[string]string{
+		"node: create key k: node: propose: node: no leader": "create key k: propose: no leader",
+		"node: hsm: fsm: there is a key k already":           "there is a key k already",
+		"node: outcome unknown\nhsm: device: broken pipe":    "outcome unknown; device: broken pipe",
+		"the node: x, a client: y (secret: z)":               "the node: x, a client: y (z)",
+	} {
+		if got := api.Plain(text); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -8,8 +8,7 @@ type Cluster struct {
 	ID string `json:"id"`
 	// Name that was given at init.
 	Name string `json:"name"`
-	// Incarnation is the number of times that the cluster was recovered, plus
-	// one.
+	// Incarnation is 1 at first, and goes up with each recovery and restore.
 	Incarnation uint64 `json:"incarnation"`
 	// Members and where their API answers.
 	Members []Endpoint `json:"members"`
@@ -57,6 +56,8 @@ type JoinResponse struct {
 	Cluster Cluster `json:"cluster"`
 	// Node is the ID of the node that joined.
 	Node string `json:"node"`
+	// Before: it was a member already, and the token was not used.
+	Before bool `json:"before"`
 }
 
 // Member is a node of the cluster.
@@ -81,6 +82,11 @@ type Member struct {
 	State string `json:"state,omitempty"`
 	// Version of the program that it runs, as last reported.
 	Version string `json:"version,omitempty"`
+	// ReadsTo is the newest command version that it reads, as last reported.
+	ReadsTo uint64 `json:"reads_to"`
+	// ClockAheadSeconds is how far its clock was ahead of the median of the
+	// members' clocks, negative behind; absent where it did not answer.
+	ClockAheadSeconds *float64 `json:"clock_ahead_seconds,omitempty"`
 	// Share is the health of the share that it holds.
 	Share *ShareHealth `json:"share,omitempty"`
 	// JoinedAt is when it joined.
@@ -94,8 +100,20 @@ type Members struct {
 
 // MemberRemoveRequest removes a member.
 type MemberRemoveRequest struct {
-	// Node is a name, an ID or a unique prefix of one.
+	// Node is a name, an ID, or a unique prefix of one: of an ID 4 characters
+	// at least.
 	Node string `json:"node"`
+}
+
+// RotateNodeKeyRequest gives the node that is asked a new key.
+type RotateNodeKeyRequest struct {
+	// Node, if set, is the ID or name that this node must have.
+	Node string `json:"node,omitempty"`
+}
+
+// RotateNodeKeyResponse is the new key.
+type RotateNodeKeyResponse struct {
+	Fingerprint string `json:"fingerprint"`
 }
 
 // MemberLeaveRequest makes the node that is asked leave.

@@ -22,6 +22,9 @@ type Device struct {
 	Slots int `json:"slots"`
 	// Keys is how many key versions it is known to hold.
 	Keys int `json:"keys"`
+	// Restored is how far it is with the key versions that it should hold, as
+	// its node last said; null if never.
+	Restored *Restored `json:"restored,omitempty"`
 	// Weakness says why it protects less than it could; empty where there is
 	// nothing to say.
 	Weakness string `json:"weakness,omitempty"`
@@ -32,6 +35,16 @@ type Device struct {
 	ReportedAt time.Time `json:"reported_at"`
 }
 
+// Restored says how far a device is with the key versions that it should hold.
+type Restored struct {
+	// Total is how many versions there are.
+	Total int `json:"total"`
+	// Done is how many of them it holds, proven since its node started.
+	Done int `json:"done"`
+	// Failed is how many could not be loaded or proven; each is tried again.
+	Failed int `json:"failed"`
+}
+
 // Devices is the list of devices.
 type Devices struct {
 	Devices []Device `json:"devices"`
@@ -39,7 +52,7 @@ type Devices struct {
 
 // DeviceQuery names a node's device.
 type DeviceQuery struct {
-	// Node is a name, an ID or a unique prefix; empty is the node asked.
+	// Node is a name, an ID or a unique prefix, of an ID 4 characters at least; empty is the node asked.
 	Node string `query:"node"`
 }
 
@@ -78,7 +91,7 @@ type AsideObject struct {
 // ReplaceRequest opens a provision ceremony for a blank device in the place of
 // the node's last one.
 type ReplaceRequest struct {
-	// Node is a name, an ID or a unique prefix.
+	// Node is a name, an ID or a unique prefix, of an ID 4 characters at least.
 	Node string `json:"node"`
 	// Replaces is a member that is gone, whose share the successor reshare
 	// drops: name, ID or unique prefix. Empty where the node itself survived.
@@ -86,26 +99,34 @@ type ReplaceRequest struct {
 	CeremonyTerms
 }
 
+// OperatorWord is an operator's signature for one act on one node's device. That
+// node checks it against the operators that it has pinned; nobody on the way is
+// believed.
+type OperatorWord struct {
+	// Statement is an fsm.DeviceStatement in the exact bytes that are signed: it
+	// names the node, its device, the act and an expiry, and counts once.
+	Statement []byte `json:"statement,omitempty"`
+	// Operator is the fingerprint of the signing key.
+	Operator string `json:"operator,omitempty"`
+	// Signature over Statement, in the domain of a device.
+	Signature []byte `json:"signature,omitempty"`
+}
+
 // WipeRequest erases a device. Its keys come back from their blobs only with
 // the approval of operators.
 type WipeRequest struct {
-	// Node is a name, an ID or a unique prefix.
+	// Node is a name, an ID or a unique prefix, of an ID 4 characters at least.
 	Node string `json:"node"`
 	// Serial of the device, so that no other one is erased.
 	Serial string `json:"serial"`
-	// Scratch leaves the device blank for drills instead of waiting for a
-	// provision.
-	Scratch bool `json:"scratch,omitempty"`
+	// OperatorWord is not wanted on the node's own socket.
+	OperatorWord
 }
 
-// AsideRequest decides about an object that was kept aside.
+// AsideRequest decides about an object that was kept aside: its statement says
+// which one, and what becomes of it.
 type AsideRequest struct {
-	// Node is a name, an ID or a unique prefix.
+	// Node is a name, an ID or a unique prefix, of an ID 4 characters at least.
 	Node string `json:"node"`
-	// Slot of the object.
-	Slot uint32 `json:"slot"`
-	// Action is "adopt" (make it a key of this name) or "delete".
-	Action string `json:"action"`
-	// Name of the key to adopt it as.
-	Name string `json:"name,omitempty"`
+	OperatorWord
 }

@@ -3,6 +3,8 @@ package api
 import (
 	"fmt"
 	"net/http"
+	"regexp"
+	"strings"
 )
 
 // Code says what went wrong, for programs. Codes are stable.
@@ -124,6 +126,16 @@ type Error struct {
 	TriesLeft *int `json:"tries_left,omitempty"`
 	// Holder is the node whose share was bad, by name.
 	Holder string `json:"holder,omitempty"`
+}
+
+// packageNames are what the packages' errors begin with, alone or joined. They
+// say nothing outside of Go.
+var packageNames = regexp.MustCompile(`(^|: |; |\n|\()(?:(?:node|fsm|dkek|hsm|soft|keyblob|drivers|smartcard|pkcs11|transport|secret|client|api): )+`)
+
+// Plain is an error's text for people: one line, without the names of the
+// packages that it went through.
+func Plain(text string) string {
+	return strings.ReplaceAll(packageNames.ReplaceAllString(text, "$1"), "\n", "; ")
 }
 
 // Error gives the message, with the node that answered.

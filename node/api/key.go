@@ -27,21 +27,37 @@ type Key struct {
 	Versions []KeyVersion `json:"versions"`
 }
 
-// Version states.
+// Version states, in the order in which a version goes through them.
 const (
-	VersionEnabled   = "enabled"
-	VersionDisabled  = "disabled"
-	VersionPending   = "pending deletion"
+	VersionEnabled  = "enabled"
+	VersionDisabled = "disabled"
+	VersionPending  = "pending deletion"
+	// VersionDestroying: the blob is gone, and devices have yet to confirm that
+	// they do not hold the version.
+	VersionDestroying = "destroying"
+	// VersionDestroyed: the devices of all members have confirmed.
 	VersionDestroyed = "destroyed"
+	// VersionDestroyedExcept: all but those that an operator waived.
+	VersionDestroyedExcept = "destroyed except"
 )
+
+// VersionStates are all states there are.
+func VersionStates() []string {
+	return []string{VersionEnabled, VersionDisabled, VersionPending, VersionDestroying, VersionDestroyed, VersionDestroyedExcept}
+}
 
 // KeyVersion is one version of a key.
 type KeyVersion struct {
 	// Number from 1.
 	Number uint32 `json:"number"`
-	// State is "enabled", "disabled", "pending deletion" or "destroyed".
+	// State is "enabled", "disabled", "pending deletion", "destroying" (the blob is
+	// gone, devices have yet to confirm), "destroyed" (all have confirmed) or
+	// "destroyed except" (all but those waived).
 	State string `json:"state"`
-	// Except are nodes that have not confirmed a destruction.
+	// Awaiting are the nodes whose devices have yet to confirm a destruction.
+	Awaiting []string `json:"awaiting,omitempty"`
+	// Except are the nodes whose confirmation an operator waived: the version may
+	// live on in their devices.
 	Except []string `json:"except,omitempty"`
 	// Public is the DER SubjectPublicKeyInfo; empty for AES.
 	Public []byte `json:"public,omitempty"`
@@ -53,6 +69,11 @@ type KeyVersion struct {
 	HeldBy []string `json:"held_by"`
 	// KCV of the DKEK that wraps its blob.
 	KCV string `json:"kcv"`
+}
+
+// Gone tells whether nothing brings the version back, whoever has confirmed.
+func (v KeyVersion) Gone() bool {
+	return v.State == VersionDestroying || v.State == VersionDestroyed || v.State == VersionDestroyedExcept
 }
 
 // Keys is a page of keys, by name.

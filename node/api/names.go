@@ -1,5 +1,9 @@
 package api
 
+// ShortestID is how many characters of an ID name a node, at least: fewer could be
+// meant as the name of another node, like b, which may have been removed meanwhile.
+const ShortestID = 4
+
 // The names of all routes.
 const (
 	HealthAlive = "health.alive"
@@ -13,6 +17,8 @@ const (
 	ClusterStatus = "cluster.status"
 	ClusterInit   = "cluster.init"
 	ClusterJoin   = "cluster.join"
+	ClusterRotate = "cluster.rotate-key"
+	ClusterBackup = "cluster.backup"
 	MemberList    = "member.list"
 	MemberRemove  = "member.remove"
 	MemberLeave   = "member.leave"
@@ -26,6 +32,7 @@ const (
 	OperatorList   = "operator.list"
 	OperatorChain  = "operator.chain"
 	OperatorGovern = "operator.govern"
+	PolicyShow     = "policy.show"
 	ClientList     = "client.list"
 	ClientAdd      = "client.add"
 	ClientRemove   = "client.remove"

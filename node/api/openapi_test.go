@@ -126,6 +126,8 @@ func (g *generator) answer(r api.Route) object {
 		answer["content"] = object{api.TypeJSON: object{"schema": g.schema(reflect.TypeOf(r.Response))}}
 	case r.Name == api.OpenAPI:
 		answer["content"] = object{api.TypeJSON: object{}}
+	case r.Name == api.ClusterBackup:
+		answer["content"] = object{api.TypeBackup: object{}}
 	default:
 		answer["content"] = object{api.TypeText: object{}}
 	}

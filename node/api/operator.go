@@ -45,7 +45,7 @@ type ChainQuery struct {
 }
 
 // GovernRequest opens a govern ceremony: a change of the operator set, of the
-// approvals needed or of the threshold.
+// approvals needed or of the policy.
 type GovernRequest struct {
 	// Number of the set that the change is meant for; another one in force is
 	// a conflict.
@@ -56,8 +56,8 @@ type GovernRequest struct {
 	Remove []string `json:"remove,omitempty"`
 	// Approvals is the new number; 0 keeps it.
 	Approvals int `json:"approvals,omitempty"`
-	// Threshold of later sharings; 0 keeps it, -1 is the majority.
-	Threshold int `json:"threshold,omitempty"`
+	// Policy from then on, whole; none keeps it.
+	Policy *Policy `json:"policy,omitempty"`
 	CeremonyTerms
 }
 

@@ -51,7 +51,7 @@ type Route struct {
 	Request any
 	// Secrets names the secrets of a body of [TypeSecrets], in their order.
 	Secrets []string
-	// Response is a zero struct for the JSON answer; nil where it is text.
+	// Response is a zero struct for the JSON answer; nil where it is something else.
 	Response any
 	// Changes is set where the request alters replicated state or a device:
 	// it carries a request ID.

@@ -1,5 +1,7 @@
 package api
 
+import "time"
+
 // Status is what one node knows about the cluster and itself. It is answered
 // without a quorum too.
 type Status struct {
@@ -8,13 +10,20 @@ type Status struct {
 	Node NodeStatus `json:"node"`
 	// Leader is the leader's node ID; empty where none is known.
 	Leader string `json:"leader,omitempty"`
-	// Quorum is true where the node hears from a majority of voters.
+	// Quorum is true where the node hears from a majority of voters, and no
+	// majority has said that it cannot write.
 	Quorum bool `json:"quorum"`
 	// StateAgeSeconds is how long ago that was last so; -1 if never.
-	StateAgeSeconds float64  `json:"state_age_seconds"`
-	Members         []Member `json:"members"`
-	DKEK            DKEK     `json:"dkek"`
-	Devices         []Device `json:"devices"`
+	StateAgeSeconds float64 `json:"state_age_seconds"`
+	// LogTime is the newest command's time, by the clock of the leader of then: it
+	// never goes back, and what expires does so by it.
+	LogTime time.Time `json:"log_time"`
+	// CommandVersion is the newest version of commands that may be written. It is
+	// raised when every member reads the next one.
+	CommandVersion uint64   `json:"command_version"`
+	Members        []Member `json:"members"`
+	DKEK           DKEK     `json:"dkek"`
+	Devices        []Device `json:"devices"`
 	// Operators is how many operators there are.
 	Operators int `json:"operators"`
 	// Approvals is how many of them must approve a ceremony.
@@ -44,8 +53,13 @@ type NodeStatus struct {
 	Missing string `json:"missing,omitempty"`
 	// Version is the program's version.
 	Version string `json:"version"`
+	// Time is the node's clock.
+	Time time.Time `json:"time"`
 	// Applied is the last log index applied.
 	Applied uint64 `json:"applied"`
+	// Digest of the state after that, 64 hexadecimal digits: nodes that have
+	// applied the same have the same. Empty without a cluster.
+	Digest string `json:"digest,omitempty"`
 	// Fingerprint of the node's key; empty while sealed.
 	Fingerprint string `json:"fingerprint,omitempty"`
 }

@@ -1,5 +1,10 @@
 package api
 
+import (
+	"crypto"
+	"fmt"
+)
+
 // Names of schemes and hashes in requests.
 const (
 	SchemePSS      = "pss"      // salt as long as the hash, MGF1 with the same hash
@@ -13,11 +18,40 @@ const (
 	MD5    = "md5"  // legacy keys only
 )
 
+// hashes are the digests that a request may name.
+var hashes = []struct {
+	name string
+	hash crypto.Hash
+}{{SHA256, crypto.SHA256}, {SHA384, crypto.SHA384}, {SHA512, crypto.SHA512}, {SHA1, crypto.SHA1}, {MD5, crypto.MD5}}
+
+// HashNamed is a hash by its name in requests; none for the empty name.
+func HashNamed(name string) (crypto.Hash, error) {
+	if name == "" {
+		return 0, nil
+	}
+	for _, h := range hashes {
+		if h.name == name {
+			return h.hash, nil
+		}
+	}
+	return 0, fmt.Errorf("api: unknown hash %.40q: one of sha256, sha384, sha512, and for legacy keys sha1, md5", name)
+}
+
+// HashName is a hash's name in requests; empty for none and for any other.
+func HashName(hash crypto.Hash) string {
+	for _, h := range hashes {
+		if h.hash == hash {
+			return h.name
+		}
+	}
+	return ""
+}
+
 // SignRequest signs one or several inputs with one version.
 type SignRequest struct {
 	// Key is NAME or NAME@VERSION.
 	Key string `json:"key"`
-	// Inputs are digests of Hash, or whole messages for Ed25519; 1 to 256.
+	// Inputs are digests of Hash, or whole messages for Ed25519; 1 to 1000.
 	Inputs [][]byte `json:"inputs"`
 	// Hash that made the digests: "sha256", "sha384", "sha512"; empty for
 	// Ed25519.
@@ -84,7 +118,7 @@ type EncryptResponse struct {
 type DecryptRequest struct {
 	// Key is NAME or NAME@VERSION.
 	Key string `json:"key"`
-	// Ciphertext as encrypt gave it.
+	// Ciphertext as encrypt gave it, up to 262172 bytes.
 	Ciphertext []byte `json:"ciphertext"`
 	// Additional is what encrypt was given.
 	Additional []byte `json:"additional,omitempty"`

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"net/url"
 	"reflect"
 	"strconv"
 	"strings"
@@ -45,22 +47,40 @@ func (e *UnreachableError) Error() string {
 
 func (e *UnreachableError) Unwrap() []error { return e.Tries }
 
+// OutcomeUnknownError means that a change may have been made, or may still be:
+// ask for it again under the same ID ([WithRequestID]), and it is made once.
+type OutcomeUnknownError struct {
+	// Request is the ID under which it was asked for, 32 hexadecimal digits.
+	Request string
+	// Err is why the outcome is not known.
+	Err error
+}
+
+func (e *OutcomeUnknownError) Error() string {
+	return "client: the outcome is unknown: " + api.Plain(e.Err.Error())
+}
+func (e *OutcomeUnknownError) Unwrap() error { return e.Err }
+
 type requestIDKey struct{}
 
 // WithRequestID makes the next change under ctx carry this ID. To try a change
 // again after an unknown outcome, perhaps after a restart, give it the same ID.
-// One ID is for one change.
+// One ID is for one change. Without one, or with zeros, each change gets a new
+// one.
 func WithRequestID(ctx context.Context, id [16]byte) context.Context {
 	return context.WithValue(ctx, requestIDKey{}, id)
 }
 
 // Do asks for the route of this name. request is a value of the type that the
 // route takes as its query or body, or nil; response points to the type of its
-// answer, or to a []byte where that is text, or is nil.
+// answer, or to a []byte where that is no JSON, or is nil. A response that is a
+// func(io.Reader) error reads an answer of any length, in any time, and is called
+// once at most for each address: its error ends the try.
 //
 // Addresses are tried in turn until one answers with something other than
 // sealed, no quorum or unavailable. The error is then an *[api.Error], an
-// *[UnreachableError], or ctx's.
+// *[UnreachableError], or ctx's; of a change that may have been made all the
+// same, it is within an *[OutcomeUnknownError].
 func (c *Client) Do(ctx context.Context, name string, request, response any) (Answer, error) {
 	route, ok := c.routes[name]
 	if !ok || route.Secrets != nil {
@@ -70,6 +90,15 @@ func (c *Client) Do(ctx context.Context, name string, request, response any) (An
 	if err != nil {
 		return Answer{}, err
 	}
+	answer, err := c.ask(ctx, call, response)
+	if err != nil && call.id != "" && call.doubtful {
+		err = &OutcomeUnknownError{Request: call.id, Err: err}
+	}
+	return answer, err
+}
+
+// ask tries one address after the other.
+func (c *Client) ask(ctx context.Context, call *call, response any) (Answer, error) {
 	var refused error
 	var tries []error
 	for _, address := range c.Addresses() {
@@ -79,11 +108,15 @@ func (c *Client) Do(ctx context.Context, name string, request, response any) (An
 			return answer, nil
 		}
 		if ctx.Err() != nil {
-			return Answer{}, fmt.Errorf("client: %s: %w", name, ctx.Err())
+			return Answer{}, fmt.Errorf("client: %s: %w", call.route.Name, ctx.Err())
 		}
 		var said *api.Error
 		if !errors.As(err, &said) {
-			tries = append(tries, fmt.Errorf("%s: %w", address, err))
+			var stranger *PinError // has the address
+			if !errors.As(err, &stranger) {
+				err = fmt.Errorf("%s: %w", address, err)
+			}
+			tries = append(tries, err)
 			continue
 		}
 		if !another(said.Code) {
@@ -111,6 +144,9 @@ type call struct {
 	query string
 	body  []byte
 	id    string // request ID, hex; empty where nothing changes
+	// doubtful is set where some try may have reached a node, and was not
+	// answered with what became of it.
+	doubtful bool
 }
 
 func newCall(ctx context.Context, route api.Route, request any) (*call, error) {
@@ -137,7 +173,7 @@ func newCall(ctx context.Context, route api.Route, request any) (*call, error) {
 	}
 	if route.Changes {
 		id, given := ctx.Value(requestIDKey{}).([16]byte)
-		if !given {
+		if !given || id == ([16]byte{}) {
 			rand.Read(id[:])
 		}
 		c.id = hex.EncodeToString(id[:])
@@ -146,8 +182,11 @@ func newCall(ctx context.Context, route api.Route, request any) (*call, error) {
 }
 
 func (c *Client) try(ctx context.Context, address string, call *call, response any) (Answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
+	if _, long := response.(func(io.Reader) error); !long {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.timeout)
+		defer cancel()
+	}
 	req, err := http.NewRequestWithContext(ctx, call.route.Method, c.url(address, call), bytes.NewReader(call.body))
 	if err != nil {
 		return Answer{}, err
@@ -159,35 +198,56 @@ func (c *Client) try(ctx context.Context, address string, call *call, response a
 }
 
 func (c *Client) url(address string, call *call) string {
-	url := "https://" + address + call.route.Path
+	at := "https://" + address + call.route.Path
 	if c.socket != "" {
-		url = "http://localhost" + call.route.Path
+		at = "http://localhost" + call.route.Path
 	}
 	if call.query != "" {
-		url += "?" + call.query
+		at += "?" + call.query
 	}
-	return url
+	return at
 }
 
 func (c *Client) send(req *http.Request, call *call, response any) (Answer, error) {
 	if call.id != "" {
 		req.Header.Set(api.HeaderRequest, call.id)
 	}
-	answer, err := c.http.Do(req)
+	connected := false
+	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { connected = true },
+	}))
+	answer, err := c.exchange(req, call, response)
+	var said *api.Error
+	if err != nil && connected && (!errors.As(err, &said) || said.Code == api.CodeTimeout) {
+		call.doubtful = true
+	}
+	return answer, err
+}
+
+func (c *Client) exchange(req *http.Request, call *call, response any) (Answer, error) {
+	answer, done, err := c.whileAlive(req)
 	if err != nil {
+		var at *url.Error // says the address and the route again
+		if errors.As(err, &at) {
+			err = at.Err
+		}
 		return Answer{}, err
 	}
+	defer done()
 	defer answer.Body.Close()
+	a := Answer{Node: answer.Header.Get(api.HeaderNode), StateAge: -1}
+	if seconds, err := strconv.ParseFloat(answer.Header.Get(api.HeaderStateAge), 64); err == nil && seconds >= 0 && seconds < 1e9 {
+		a.StateAge = time.Duration(seconds * float64(time.Second))
+	}
+	if read, long := response.(func(io.Reader) error); long && answer.StatusCode/100 == 2 {
+		return a, read(answer.Body)
+	}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
 	if err != nil {
 		return Answer{}, err
 	}
 	if len(body) > maxAnswer {
 		return Answer{}, fmt.Errorf("client: answer is longer than %d bytes", maxAnswer)
-	}
-	a := Answer{Node: answer.Header.Get(api.HeaderNode), StateAge: -1}
-	if seconds, err := strconv.ParseFloat(answer.Header.Get(api.HeaderStateAge), 64); err == nil && seconds >= 0 && seconds < 1e9 {
-		a.StateAge = time.Duration(seconds * float64(time.Second))
 	}
 	if answer.StatusCode/100 != 2 && !(call.route.Name == api.HealthReady && answer.StatusCode == http.StatusServiceUnavailable) {
 		return a, parseError(answer.StatusCode, body)

@@ -47,9 +47,10 @@ type Config struct {
 	// Key is the caller's own: Ed25519, ECDSA or RSA. Nil on a socket, and for
 	// the routes that anyone may ask.
 	Key crypto.Signer
-	// Timeout of one try at one address; 0 is two minutes, for keys that a
-	// device takes long to make. A connection that is dead is noticed in
-	// seconds, whatever this says.
+	// Timeout of one try at one address; 0 is 150 seconds: a node takes two minutes
+	// at most, for keys that a device takes long to make, and then says what became
+	// of the request. A connection that is dead is noticed in seconds, whatever this
+	// says.
 	Timeout time.Duration
 }
 
@@ -80,6 +81,8 @@ type Client struct {
 	cluster string
 	timeout time.Duration
 	http    *http.Client
+	probe   *http.Client // for signs of life
+	silence time.Duration
 	routes  map[string]api.Route
 
 	mu        sync.Mutex
@@ -96,10 +99,10 @@ func New(config Config) (*Client, error) {
 	c := &Client{
 		cluster: config.Cluster, timeout: config.Timeout,
 		addresses: append([]string(nil), config.Addresses...),
-		routes:    map[string]api.Route{},
+		routes:    map[string]api.Route{}, silence: silence,
 	}
 	if c.timeout == 0 {
-		c.timeout = 2 * time.Minute
+		c.timeout = 150 * time.Second
 	}
 	for _, route := range api.Routes() {
 		c.routes[route.Name] = route
@@ -107,6 +110,7 @@ func New(config Config) (*Client, error) {
 	if path, ok := strings.CutPrefix(config.Addresses[0], "unix:"); ok {
 		c.socket = path
 		c.http = &http.Client{Transport: socketTransport(path), CheckRedirect: refuseRedirect}
+		c.probe = c.http
 		return c, nil
 	}
 	pins, err := parsePins(config.Members)
@@ -119,6 +123,9 @@ func New(config Config) (*Client, error) {
 		return nil, err
 	}
 	c.http = &http.Client{Transport: transport, CheckRedirect: refuseRedirect}
+	lone := transport.Clone()
+	lone.DisableKeepAlives = true
+	c.probe = &http.Client{Transport: lone, CheckRedirect: refuseRedirect}
 	return c, nil
 }
 

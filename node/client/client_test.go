@@ -21,9 +21,6 @@ import (
 // The server is known by its key alone, and knows the caller by its own.
 func TestBothSidesAreKeys(t *testing.T) {
 	f := start(t, map[string]answer{api.WhoAmI: func(w http.ResponseWriter, r *http.Request) {
-		if r.ProtoMajor != 2 {
-			t.Errorf("asked over %s", r.Proto)
-		}
 		say(api.Identity{Role: api.User})(w, r)
 	}})
 	key := newKey(t)
@@ -116,6 +113,43 @@ func TestRequestIDOfTheCaller(t *testing.T) {
 	}
 }
 
+// A change that may have been made says so, and under which ID: also where the
+// next address refuses. What reached nobody, or changes nothing, is no such case.
+func TestOutcomeUnknown(t *testing.T) {
+	hangUp := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	cut := start(t, map[string]answer{api.KeyRotate: hangUp, api.KeyShow: hangUp})
+	slow := start(t, map[string]answer{api.KeyRotate: refuse(api.CodeTimeout)})
+	alone := start(t, map[string]answer{api.KeyRotate: refuse(api.CodeNoQuorum)})
+	ask := func(name string, request any, addresses ...string) (id string, err error) {
+		c := dial(t, client.Config{Addresses: addresses, Members: []string{cut.fingerprint, slow.fingerprint, alone.fingerprint}})
+		_, err = c.Do(client.WithRequestID(t.Context(), [16]byte{0xAB}), name, request, nil)
+		var unknown *client.OutcomeUnknownError
+		if errors.As(err, &unknown) {
+			return unknown.Request, err
+		}
+		return "", err
+	}
+	rotate := api.KeyRequest{Key: "a"}
+	for _, c := range []struct {
+		what, name string
+		request    any
+		addresses  []string
+		unknown    bool
+	}{
+		{"cut off", api.KeyRotate, rotate, []string{cut.address()}, true},
+		{"cut off, then refused", api.KeyRotate, rotate, []string{cut.address(), alone.address()}, true},
+		{"the node does not know", api.KeyRotate, rotate, []string{slow.address()}, true},
+		{"refused", api.KeyRotate, rotate, []string{alone.address()}, false},
+		{"reached nobody", api.KeyRotate, rotate, []string{closed(t)}, false},
+		{"a question", api.KeyShow, api.KeyQuery{Key: "a"}, []string{cut.address()}, false},
+	} {
+		id, err := ask(c.name, c.request, c.addresses...)
+		if err == nil || (id == "ab000000000000000000000000000000") != c.unknown {
+			t.Errorf("%s: %q, %v", c.what, id, err)
+		}
+	}
+}
+
 func TestAnswersThatAreNone(t *testing.T) {
 	for name, a := range map[string]answer{
 		"html": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502); w.Write([]byte("<html>")) },
@@ -135,10 +169,43 @@ func TestAnswersThatAreNone(t *testing.T) {
 
 func TestContextEndsACall(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	f := start(t, map[string]answer{api.WhoAmI: func(_ http.ResponseWriter, r *http.Request) { cancel(); <-r.Context().Done() }})
+	release := make(chan struct{})
+	f := start(t, map[string]answer{api.WhoAmI: func(http.ResponseWriter, *http.Request) { cancel(); <-release }})
+	t.Cleanup(func() { close(release) })
 	c := dial(t, client.Config{Addresses: []string{f.address()}, Members: []string{f.fingerprint}})
 	if _, err := c.Do(ctx, api.WhoAmI, nil, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
+	}
+}
+
+// A node that stands still is given up for the next one; one that takes its time
+// is not.
+func TestSilence(t *testing.T) {
+	release, asked := make(chan struct{}), make(chan struct{})
+	wait := func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	}
+	var once sync.Once
+	still := start(t, map[string]answer{api.KeySign: wait, api.HealthAlive: wait})
+	slow := start(t, map[string]answer{
+		api.HealthAlive: func(w http.ResponseWriter, r *http.Request) {
+			say(api.Health{})(w, r)
+			once.Do(func() { close(asked) })
+		},
+		api.KeySign: func(w http.ResponseWriter, r *http.Request) {
+			<-asked
+			say(api.SignResponse{Key: "k", Version: 3})(w, r)
+		},
+	})
+	t.Cleanup(func() { close(release) })
+	c := dial(t, client.Config{Addresses: []string{still.address(), slow.address()}, Members: []string{still.fingerprint, slow.fingerprint}})
+	c.SetSilence(time.Second) // which a machine that is busy may take for a handshake
+	var signed api.SignResponse
+	if _, err := c.Do(t.Context(), api.KeySign, api.SignRequest{Key: "k"}, &signed); err != nil || signed.Version != 3 {
+		t.Fatalf("%+v, %v", signed, err)
 	}
 }
 

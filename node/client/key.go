@@ -58,10 +58,15 @@ func (k *Key) Type() string { return k.typ }
 // Public returns *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey.
 func (k *Key) Public() crypto.PublicKey { return k.public }
 
-// Sign signs a digest of opts.HashFunc(), or for Ed25519 with a zero hash the
-// message itself. The randomness is the device's; the reader is not used. The
-// salt of PSS is as long as the hash.
+// Sign signs a digest of opts.HashFunc(), or for Ed25519 with a zero hash or nil
+// the message itself. ECDSA signatures are ASN.1 DER; RSA signs by PKCS #1 v1.5,
+// or PSS with a salt as long as the hash where opts are *rsa.PSSOptions. The
+// randomness is the device's; the reader is not used. It may take as long as
+// Config.Timeout at each address: see [Key.WithContext].
 func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if opts == nil {
+		opts = crypto.Hash(0)
+	}
 	request := api.SignRequest{Key: k.name, Inputs: [][]byte{digest}}
 	switch public := k.public.(type) {
 	case ed25519.PublicKey:
@@ -130,17 +135,11 @@ func (k *Key) Decrypt(_ io.Reader, ciphertext []byte, opts crypto.DecrypterOpts)
 }
 
 func hashName(hash crypto.Hash) (string, error) {
-	switch hash {
-	case crypto.SHA256:
-		return api.SHA256, nil
-	case crypto.SHA384:
-		return api.SHA384, nil
-	case crypto.SHA512:
-		return api.SHA512, nil
-	case crypto.SHA1:
-		return api.SHA1, nil
-	case crypto.MD5:
-		return api.MD5, nil
+	if name := api.HashName(hash); name != "" {
+		return name, nil
+	}
+	if hash == 0 {
+		return "", errors.New("client: name the hash that made the digest, as crypto.SHA256")
 	}
 	return "", fmt.Errorf("client: no hash %v: use SHA-256, SHA-384 or SHA-512", hash)
 }

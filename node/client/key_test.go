@@ -79,6 +79,9 @@ func TestSignersSign(t *testing.T) {
 	if signature, err = key.Sign(nil, message, crypto.Hash(0)); err != nil || !ed25519.Verify(edwards.Public().(ed25519.PublicKey), message, signature) {
 		t.Errorf("Ed25519: %v", err)
 	}
+	if signature, err = key.Sign(nil, message, nil); err != nil || !ed25519.Verify(edwards.Public().(ed25519.PublicKey), message, signature) {
+		t.Errorf("Ed25519 without options: %v", err)
+	}
 	if _, err = key.Sign(nil, digest[:], crypto.SHA256); err == nil {
 		t.Error("Ed25519 signed a digest")
 	}
@@ -98,6 +101,9 @@ func TestRSAKeySignsAndDecrypts(t *testing.T) {
 	}
 	if _, err = key.Sign(nil, digest[:], &rsa.PSSOptions{SaltLength: 7, Hash: crypto.SHA256}); err == nil {
 		t.Error("a salt of 7 bytes was promised")
+	}
+	if _, err = key.Sign(nil, digest[:], nil); err == nil {
+		t.Error("a digest without the name of its hash was signed")
 	}
 
 	ciphertext, _ := rsa.EncryptOAEP(sha256.New(), rand.Reader, &private.PublicKey, []byte("secret"), []byte("l"))

@@ -12,8 +12,9 @@ import (
 )
 
 // Enter sends secrets to a route that takes them, over a socket, once: after
-// any failure the caller asks the node what it knows before trying again, since
-// a wrong PIN sent twice is two wrong PINs. The caller wipes the secrets.
+// any failure but an *[UnreachableError] the caller asks the node what it knows
+// before trying again, since a wrong PIN sent twice is two wrong PINs. The caller
+// wipes the secrets.
 func (c *Client) Enter(ctx context.Context, name string, response any, secrets ...[]byte) (Answer, error) {
 	route, ok := c.routes[name]
 	if !ok || len(route.Secrets) != len(secrets) || len(secrets) == 0 {
@@ -43,8 +44,12 @@ func (c *Client) Enter(ctx context.Context, name string, response any, secrets .
 	req.Header.Set("Content-Type", api.TypeSecrets)
 	answer, err := c.send(req, call, response)
 	var said *api.Error
-	if err != nil && !errors.As(err, &said) {
-		return answer, &UnreachableError{Tries: []error{err}}
+	switch {
+	case err == nil || errors.As(err, &said):
+	case call.doubtful:
+		err = fmt.Errorf("client: the node did not say what became of the secrets: %w", err)
+	default:
+		err = &UnreachableError{Tries: []error{err}}
 	}
 	return answer, err
 }

@@ -8,7 +8,7 @@
 //	synctest.Test(t, func(t *testing.T) {
 //		cluster := nodetest.Start(t, 3)
 //		key, err := cluster.Leader().CreateKey(t.Context(), node.KeySpec{Name: "k", Type: hsm.ECDSAP256})
-//		cluster.Member(0).Crash()
+//		cluster.Members[0].Crash()
 //	})
 //
 // Outside a bubble the same calls work and take their real time.
@@ -43,11 +43,12 @@ type Options struct {
 	// Blank leaves the cluster without a DKEK.
 	Blank bool
 	// Dir keeps data folders and device files below it, in node-0, node-1 and so
-	// on, instead of in memory. Not inside a synctest bubble.
+	// on, instead of in memory. In a synctest bubble the time that disks take is none.
 	Dir string
 	// Now, if set, is asked for each member's clock.
 	Now func(member int) time.Time
-	// Logger, if set, gets what the members log; else it is dropped.
+	// Logger, if set, gets what the members log, each line with its member's name as
+	// "member"; else it is dropped.
 	Logger *slog.Logger
 }
 

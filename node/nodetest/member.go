@@ -18,7 +18,7 @@ import (
 
 // PINs of every device under test.
 const (
-	PIN   = "648219"
+	PIN   = "648219350715284" // long enough to be looked for in a file
 	SOPIN = "3537363231383830"
 )
 
@@ -43,7 +43,10 @@ func (c *Cluster) NewMember() *Member {
 	m := &Member{Name: fmt.Sprintf("node-%d", i), Host: fmt.Sprintf("10.0.0.%d", i+1), cluster: c, Seal: secret.Random(secret.KeySize)}
 	m.Config = node.Config{
 		Name: m.Name, Listen: m.Host + ":7400",
-		Network: c.Network.Host(m.Host), Seal: secret.Fixed(m.Seal), Logger: c.options.Logger,
+		Network: c.Network.Host(m.Host), Seal: secret.Fixed(m.Seal),
+	}
+	if c.options.Logger != nil {
+		m.Config.Logger = c.options.Logger.With("member", m.Name)
 	}
 	if c.options.Now != nil {
 		m.Config.Now = func() time.Time { return c.options.Now(i) }

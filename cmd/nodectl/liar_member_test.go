@@ -1,0 +1,192 @@
+//go:build faults
+
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keycustodian/keycustodian/dkek"
+	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/transport"
+)
+
+func (l *liar) unknownCeremony() {
+	if given, _ := l.shares(fsm.CeremonyID{1, 2, 3}); given > 0 {
+		l.t.Errorf("%d shares left for a ceremony that there is not", given)
+	}
+}
+
+func (l *liar) otherName() {
+	id, key := l.honest[0].nodeKey()
+	victim := dkek.Fingerprint(fingerprintOf(l.t, key))
+	// The node that is named as proposing is the victim too: it vouches for nothing.
+	honest := *l.impostor
+	honest.id = id
+	for what, body := range map[string]fsm.Body{
+		"an address": &fsm.MemberAddress{Node: id, Addr: "elsewhere.example:1"}, "a departure": &fsm.MemberRemove{Node: id},
+	} {
+		if err := honest.propose(l.honest, victim, body); !errors.Is(err, fsm.NotAllowed) {
+			l.t.Errorf("%s of another member: %v", what, err)
+		}
+		if err := l.propose(l.honest, victim, body); !errors.Is(err, fsm.NotAllowed) {
+			l.t.Errorf("%s of another member, passed on: %v", what, err)
+		}
+	}
+}
+
+// word is an operator's about a node's device, as node.act carries it.
+type word struct {
+	Statement []byte       `cbor:"1,keyasint"`
+	By        fsm.Approval `cbor:"2,keyasint"`
+}
+
+func (l *liar) word(n *process, by ed25519.PrivateKey, domain fsm.Domain, change func(*fsm.DeviceStatement)) word {
+	l.t.Helper()
+	cluster, _ := l.genuine.Cluster()
+	id, _ := n.nodeKey()
+	s := &fsm.DeviceStatement{
+		Cluster: cluster.ID, Incarnation: cluster.Incarnation, Expires: time.Now().Add(15 * time.Minute).UnixMilli(),
+		Node: id, DeviceKind: l.devices[n].Kind, DeviceSerial: l.devices[n].Serial, Act: fsm.ActWipe,
+	}
+	rand.Read(s.Request[:])
+	change(s)
+	signed, err := fsm.SignStatement(by, domain, s)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return word{signed.Statement, fsm.Approval{Operator: dkek.Fingerprint(fingerprintOf(l.t, by)), Signature: signed.Signature}}
+}
+
+func (l *liar) forgedWords() {
+	victim, other := l.honest[0], l.honest[1]
+	as := func(by ed25519.PrivateKey, domain fsm.Domain, change func(*fsm.DeviceStatement)) word {
+		return l.word(victim, by, domain, change)
+	}
+	plain := func(*fsm.DeviceStatement) {}
+	borrowed := as(l.stranger, fsm.DomainDevice, plain)
+	borrowed.By.Operator = dkek.Fingerprint(fingerprintOf(l.t, l.alice))
+	for what, w := range map[string]word{
+		"by nobody":             {as(l.alice, fsm.DomainDevice, plain).Statement, fsm.Approval{}},
+		"by a stranger":         as(l.stranger, fsm.DomainDevice, plain),
+		"in alice's name":       borrowed,
+		"by the liar":           as(l.key, fsm.DomainDevice, plain),
+		"an approval":           as(l.alice, fsm.DomainApproval, plain),
+		"for another node":      as(l.alice, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.Node = l.id }),
+		"for another device":    as(l.alice, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.DeviceSerial = l.devices[other].Serial }),
+		"for another cluster":   as(l.alice, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.Cluster[0] ^= 1 }),
+		"of a former time":      as(l.alice, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.Incarnation-- }),
+		"that has expired":      as(l.alice, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.Expires = time.Now().Add(-time.Second).UnixMilli() }),
+		"that lasts too long":   as(l.alice, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.Expires += 2 * time.Hour.Milliseconds() }),
+		"a delete of an object": as(l.stranger, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.Act, s.Slot = fsm.ActDelete, 1 }),
+		"an adoption":           as(l.stranger, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.Act, s.Slot, s.Name = fsm.ActAdopt, 1, "mine" }),
+	} {
+		if err := l.call(l.t.Context(), victim, "node.act", w, &struct{}{}); err == nil {
+			l.t.Errorf("a word %s was carried out", what)
+		}
+	}
+}
+
+// control shows that what was refused is what an operator's own word gets: it wipes
+// a device, once.
+func (l *liar) control() {
+	l.t.Helper()
+	victim := l.honest[0]
+	w := l.word(victim, l.alice, fsm.DomainDevice, func(*fsm.DeviceStatement) {})
+	if err := l.call(l.t.Context(), victim, "node.act", w, &struct{}{}); err != nil {
+		l.t.Fatalf("an operator's word, passed on by a member that lies otherwise: %v", err)
+	}
+	if d := l.device(victim); d.State == l.devices[victim].State {
+		l.t.Errorf("the device is %s", d.State)
+	}
+	if err := l.call(l.t.Context(), victim, "node.act", w, &struct{}{}); err == nil || !strings.Contains(err.Error(), "was used before") {
+		l.t.Errorf("the same word again: %v", err)
+	}
+}
+
+func (l *liar) clientsName() {
+	use := func(name string, who ed25519.PrivateKey) error {
+		digest := make([]byte, 32)
+		return l.call(l.t.Context(), l.honest[0], "key.use", struct {
+			Who     transport.Fingerprint `cbor:"1,keyasint"`
+			Key     string                `cbor:"2,keyasint"`
+			Version uint64                `cbor:"3,keyasint"`
+			Verb    uint32                `cbor:"4,keyasint"`
+			Input   []byte                `cbor:"5,keyasint"`
+			Hash    uint64                `cbor:"7,keyasint"`
+		}{fingerprintOf(l.t, who), name, 1, uint32(fsm.Sign), digest, uint64(crypto.SHA256)}, &struct {
+			Output []byte `cbor:"1,keyasint,omitempty"`
+			Age    int64  `cbor:"2,keyasint,omitempty"`
+		}{})
+	}
+	// The page says that it may do this.
+	if err := use("open", l.alice); err != nil {
+		l.t.Fatalf("a key that names nobody: %v", err)
+	}
+	for _, who := range []ed25519.PrivateKey{l.alice, l.key, l.stranger} {
+		if err := use("named", who); err == nil {
+			l.t.Error("a key that names its clients was used by a member")
+		}
+	}
+}
+
+func (l *liar) sybil() {
+	sybil := fingerprintOf(l.t, l.stranger)
+	var asked atomic.Int64
+	list := memberList{Index: 1 << 62, Members: []memberIdentity{{dkek.NodeID{0xff}, sybil, "sybil.example:1"}}}
+	for m := range l.genuine.Members() {
+		list.Members = append(list.Members, memberIdentity{m.ID, transport.Fingerprint(m.Fingerprint), m.Addr})
+	}
+	l.answer("member.list", list, &asked)
+	// Nobody but the liar answers the one that asks.
+	n, other := l.honest[0], l.honest[1]
+	other.pause()
+	defer other.resume()
+	l.p.eventually(n.name+" has asked who the stranger is", func(ctx context.Context) error {
+		before := asked.Load()
+		if conn, first, err := knock(ctx, n.addr, "kc-peer/1", l.stranger); err == nil {
+			l.t.Errorf("%s lets a stranger in and says %d", n.name, first)
+			conn.Close()
+		}
+		if before < 2 { // the first answer has been acted on
+			return errors.New("not yet")
+		}
+		return nil
+	})
+}
+
+// memberList is the answer of member.list.
+type memberList struct {
+	Index   uint64           `cbor:"1,keyasint"`
+	Members []memberIdentity `cbor:"2,keyasint"`
+}
+
+type memberIdentity struct {
+	Node        dkek.NodeID           `cbor:"1,keyasint"`
+	Fingerprint transport.Fingerprint `cbor:"2,keyasint"`
+	Addr        string                `cbor:"3,keyasint"`
+}
+
+// mark has a node that starts told that it once had more: it does not start, which
+// the page says.
+func (l *liar) mark() {
+	type markAnswer struct {
+		Index uint64 `cbor:"1,keyasint"`
+	}
+	n, asked := l.honest[1], new(atomic.Int64)
+	n.stop()
+	l.answer("member.mark", markAnswer{1 << 62}, asked)
+	n.start()
+	if said := n.ends(l.p.t.(*testing.T)); !strings.Contains(said, "data folder was rolled back") || !strings.Contains(said, l.addr) {
+		l.t.Errorf("%s says: %s", n.name, said)
+	}
+	l.answer("member.mark", markAnswer{}, asked)
+	n.start()
+}
