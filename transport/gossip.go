@@ -53,18 +53,15 @@ func (c *GossipConfig) validate() error {
 type GossipKind int
 
 const (
-	PeerAlive   GossipKind = iota + 1 // it answers, or answers again
-	PeerSuspect                       // nothing came from it for some seconds
-	PeerDead                          // nobody reaches it, or it said goodbye
-	PeerMeta                          // it says that its meta has changed
+	PeerAlive GossipKind = iota + 1 // it answers, or answers again
+	PeerDead                        // nobody reaches it, or it said goodbye
+	PeerMeta                        // it says that its meta has changed
 )
 
 func (k GossipKind) String() string {
 	switch k {
 	case PeerAlive:
 		return "alive"
-	case PeerSuspect:
-		return "suspect"
 	case PeerDead:
 		return "dead"
 	case PeerMeta:
@@ -92,10 +89,9 @@ type Gossip struct {
 	cancel    context.CancelFunc
 	running   sync.WaitGroup
 
-	mu      sync.Mutex
-	meta    []byte
-	alive   map[string]bool // value: suspected
-	changed map[string]time.Time
+	mu    sync.Mutex
+	meta  []byte
+	alive map[string]bool // by name; the dead are not in it
 }
 
 // Gossip starts gossip over the server's streams, one at a time. Close it
@@ -106,12 +102,11 @@ func (s *Server) Gossip(config GossipConfig) (*Gossip, error) {
 	}
 	ctx, cancel := context.WithCancel(s.ctx)
 	g := &Gossip{
-		config:  config,
-		events:  make(chan GossipEvent, maxGossipEvents),
-		cancel:  cancel,
-		meta:    bytes.Clone(config.Meta),
-		alive:   map[string]bool{},
-		changed: map[string]time.Time{},
+		config: config,
+		events: make(chan GossipEvent, maxGossipEvents),
+		cancel: cancel,
+		meta:   bytes.Clone(config.Meta),
+		alive:  map[string]bool{},
 	}
 	g.transport = newGossipTransport(ctx, s, config)
 	settings := memberlist.DefaultLANConfig()
@@ -135,7 +130,6 @@ func (s *Server) Gossip(config GossipConfig) (*Gossip, error) {
 	g.list = list
 	g.running.Go(func() { g.deliver(ctx) })
 	g.running.Go(func() { every(ctx, gossipContact, func() { g.contact(ctx) }) })
-	g.running.Go(func() { every(ctx, time.Second, g.suspect) })
 	return g, nil
 }
 
@@ -215,7 +209,7 @@ func every(ctx context.Context, period time.Duration, f func()) {
 func (g *Gossip) contact(ctx context.Context) {
 	for _, name := range g.config.Members() {
 		g.mu.Lock()
-		_, alive := g.alive[name]
+		alive := g.alive[name]
 		g.mu.Unlock()
 		if _, ok := g.config.Peer(name); !ok || alive || name == g.config.Name {
 			continue
@@ -225,35 +219,6 @@ func (g *Gossip) contact(ctx context.Context) {
 		}
 		if _, err := g.list.Join([]string{name + "/" + standIn(name).address()}); err != nil {
 			g.config.Logger.Debug("gossip: no contact", "peer", name, "error", err)
-		}
-	}
-}
-
-// suspect looks for members that have fallen silent. memberlist keeps its own
-// suspicions to itself, so ours is the plainest one: nothing heard for longer
-// than its rounds take.
-func (g *Gossip) suspect() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	// Every member is probed once in as many seconds as there are members.
-	patience := max(gossipSuspect, time.Duration(len(g.alive)+1)*time.Second)
-	for name, suspected := range g.alive {
-		peer, ok := g.config.Peer(name)
-		if !ok {
-			continue
-		}
-		last := g.transport.lastHeard(peer.Fingerprint)
-		if since := g.changed[name]; last.Before(since) {
-			last = since
-		}
-		silent := time.Since(last) > patience
-		if silent != suspected {
-			g.alive[name] = silent
-			if silent {
-				g.emit(PeerSuspect, name, nil)
-			} else {
-				g.emit(PeerAlive, name, nil)
-			}
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/hashicorp/memberlist"
 )
@@ -39,7 +38,7 @@ func (d gossipDelegate) NotifyJoin(node *memberlist.Node) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.alive[node.Name], g.changed[node.Name] = false, time.Now()
+	g.alive[node.Name] = true
 	g.emit(PeerAlive, node.Name, node.Meta)
 }
 
@@ -53,7 +52,6 @@ func (d gossipDelegate) NotifyLeave(node *memberlist.Node) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.alive, node.Name)
-	delete(g.changed, node.Name)
 	g.emit(PeerDead, node.Name, node.Meta)
 }
 

@@ -30,7 +30,6 @@ type gossipTransport struct {
 	mu      sync.Mutex
 	closed  bool
 	senders map[string]*gossipSender
-	heard   map[Fingerprint]time.Time
 }
 
 var _ memberlist.NodeAwareTransport = (*gossipTransport)(nil)
@@ -42,7 +41,6 @@ func newGossipTransport(ctx context.Context, s *Server, config GossipConfig) *go
 		packets: make(chan *memberlist.Packet),
 		streams: make(chan net.Conn),
 		senders: map[string]*gossipSender{},
-		heard:   map[Fingerprint]time.Time{},
 	}
 	t.ctx, t.cancel = context.WithCancel(ctx)
 	t.running.Go(t.accept)
@@ -195,7 +193,6 @@ func (t *gossipTransport) receive(from *peerConn) {
 		return
 	}
 	conn.SetReadDeadline(time.Time{})
-	t.hear(from.peer)
 	switch kind[0] {
 	case gossipStream:
 		select {
@@ -204,18 +201,17 @@ func (t *gossipTransport) receive(from *peerConn) {
 		case <-t.ctx.Done():
 		}
 	case gossipPackets:
-		t.receivePackets(conn, from.peer)
+		t.receivePackets(conn)
 	}
 	conn.Close()
 }
 
-func (t *gossipTransport) receivePackets(conn net.Conn, from Fingerprint) {
+func (t *gossipTransport) receivePackets(conn net.Conn) {
 	for {
 		data, err := readPacket(conn)
 		if err != nil {
 			return
 		}
-		t.hear(from)
 		packet := &memberlist.Packet{Buf: data, From: conn.RemoteAddr(), Timestamp: time.Now()}
 		select {
 		case t.packets <- packet:
@@ -223,16 +219,4 @@ func (t *gossipTransport) receivePackets(conn net.Conn, from Fingerprint) {
 			return
 		}
 	}
-}
-
-func (t *gossipTransport) hear(peer Fingerprint) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.heard[peer] = time.Now()
-}
-
-func (t *gossipTransport) lastHeard(peer Fingerprint) time.Time {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.heard[peer]
 }

@@ -77,6 +77,5 @@ const (
 	gossipKindWait  = 5 * time.Second // for a connection's first byte
 	gossipRedial    = time.Second
 	gossipReclaim   = 30 * time.Second
-	gossipSuspect   = 3 * time.Second
 	gossipContact   = 5 * time.Second // between tries of absent members
 )
