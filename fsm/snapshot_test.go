@@ -2,12 +2,18 @@ package fsm_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/iotest"
 
 	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/hsm"
 )
 
 func written(t testing.TB, m *fsm.Machine) []byte {
@@ -153,5 +159,41 @@ func TestIndexesOnlyGrow(t *testing.T) {
 	again, _ := fsm.Encode(l.as(l.nodes[0], l.nodes[0], l.keyCreate("k")))
 	if result := l.machine.Apply(l.index, again); result.Fatal == nil {
 		t.Fatal("an index was applied twice")
+	}
+}
+
+// BenchmarkSnapshot writes and reads the state of a cluster with so many P-256
+// keys, in memory.
+func BenchmarkSnapshot(b *testing.B) {
+	for _, keys := range []int{10_000, 100_000} {
+		b.Run(fmt.Sprintf("keys=%d", keys), func(b *testing.B) {
+			l := ready(b, 3)
+			for i := range keys {
+				create := l.keyCreate(fmt.Sprintf("bench/%06d", i))
+				key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+				if err == nil {
+					create.Material.Public, err = x509.MarshalPKIXPublicKey(key.Public())
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+				create.Type, create.Material.Blob = hsm.ECDSAP256, make([]byte, 366) // see hsm/keyblob
+				l.self(l.nodes[0], create)
+			}
+			var snapshot []byte
+			b.Run("write", func(b *testing.B) {
+				for b.Loop() {
+					snapshot = written(b, l.machine)
+				}
+				b.ReportMetric(float64(len(snapshot))/(1<<20), "MiB")
+			})
+			b.Run("read", func(b *testing.B) {
+				for b.Loop() {
+					if err := fsm.New().Restore(bytes.NewReader(snapshot)); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		})
 	}
 }

@@ -38,8 +38,9 @@ type processes struct {
 	nodes []*process
 	key   crypto.Signer // alice's
 
-	disk func(dir string) // makes a disk of a node's folder; nil: it lies where it is
-	env  []string         // of every node
+	disk    func(dir string) // makes a disk of a node's folder; nil: it lies where it is
+	env     []string         // of every node
+	program string           // that a node runs; empty: this one
 
 	tokens []string // that were made
 	heard  heard    // from nodectl, but for tokens
@@ -50,13 +51,13 @@ type processes struct {
 type process struct {
 	t                     testing.TB
 	name, dir, addr, seal string
+	program               string   // see processes
 	env                   []string // added to this process's own
 	late                  bool     // it joined when the cluster had been at work
 
-	cmd      *exec.Cmd
-	exited   chan struct{} // closed when cmd has ended
-	state    *os.ProcessState
-	profiles int // that were begun of this process
+	cmd    *exec.Cmd
+	exited chan struct{} // closed when cmd has ended
+	state  *os.ProcessState
 }
 
 // startProcesses starts count nodes, makes a cluster of them and deals the
@@ -141,7 +142,7 @@ func (p *processes) path(name string) string { return filepath.Join(p.dir, name)
 // node's own seal secret seals the device too.
 func (p *processes) add(name string) *process {
 	p.t.Helper()
-	n := &process{t: p.t, name: name, dir: p.path(name), seal: p.path(name + ".seal"), addr: quietAddress(p.t)}
+	n := &process{t: p.t, name: name, dir: p.path(name), seal: p.path(name + ".seal"), addr: quietAddress(p.t), program: p.program}
 	key := secret.Random(secret.KeySize)
 	defer key.Wipe()
 	err := os.Mkdir(n.dir, 0o700)
@@ -227,16 +228,18 @@ func (n *process) run(args ...string) {
 		n.t.Fatal(err)
 	}
 	defer log.Close()
-	self, err := os.Executable()
-	if err != nil {
-		n.t.Fatal(err)
+	program := n.program
+	if program == "" {
+		if program, err = os.Executable(); err != nil {
+			n.t.Fatal(err)
+		}
 	}
-	cmd := &exec.Cmd{Path: self, Args: append([]string{realCommand}, args...), Env: append(os.Environ(), n.env...), Stdout: log, Stderr: log, SysProcAttr: childAttributes()}
+	cmd := &exec.Cmd{Path: program, Args: append([]string{realCommand}, args...), Env: append(os.Environ(), n.env...), Stdout: log, Stderr: log, SysProcAttr: childAttributes()}
 	if err := cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
 	exited := make(chan struct{})
-	n.cmd, n.exited, n.profiles = cmd, exited, 0
+	n.cmd, n.exited = cmd, exited
 	go func() {
 		cmd.Wait()
 		n.state = cmd.ProcessState
