@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptrace"
 	"time"
 
 	"github.com/keycustodian/keycustodian/node/api"
@@ -12,32 +13,46 @@ import (
 const (
 	dialTimeout = 5 * time.Second
 	// silence is how long a request waits before its node is asked for a sign of
-	// life, and again after each one; and how long that may take.
-	silence = 5 * time.Second
+	// life, and how soon that comes from a node that has not much else to do.
+	silence = time.Second
+	// patience is how long a sign of life may take, and how often there must be one.
+	patience = 5 * time.Second
 )
 
 // silentError is a node that takes connections, if that, and answers nothing.
-type silentError struct{ cause error }
+type silentError struct {
+	patience time.Duration
+	cause    error
+}
 
 func (e *silentError) Error() string {
-	return fmt.Sprintf("stands still: no answer in %v, and no sign of life: %v", silence, e.cause)
+	return fmt.Sprintf("stands still: no sign of life in %v: %v", e.patience, e.cause)
 }
 func (e *silentError) Unwrap() error { return e.cause }
+
+// watcher is told what becomes of a request before there is an answer.
+type watcher struct {
+	connected func() // it may reach the node
+	quiet     func() // a sign of life does not come soon
+}
 
 // whileAlive does a request for as long as its node gives signs of life: an
 // answer that takes long looks like a process that was stopped or a machine that
 // went away. HTTP/2 has pings for that, and costs a node half as much again for a
 // signature; so requests go over HTTP/1.1, and the question over a connection of
 // its own.
-func (c *Client) whileAlive(req *http.Request) (*http.Response, context.CancelFunc, error) {
+func (c *Client) whileAlive(req *http.Request, w watcher) (*http.Response, context.CancelFunc, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	watch := time.AfterFunc(c.silence, func() {
 		for ctx.Err() == nil {
-			if err := c.alive(ctx, req); err != nil {
-				cancel(&silentError{err})
+			late := time.AfterFunc(c.silence, w.quiet)
+			err := c.alive(ctx, req)
+			late.Stop()
+			if err != nil {
+				cancel(&silentError{c.patience, err})
 			}
 			select {
-			case <-time.After(c.silence):
+			case <-time.After(c.patience):
 			case <-ctx.Done():
 			}
 		}
@@ -46,7 +61,8 @@ func (c *Client) whileAlive(req *http.Request) (*http.Response, context.CancelFu
 		watch.Stop()
 		cancel(nil)
 	}
-	answer, err := c.http.Do(req.WithContext(ctx))
+	connected := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { w.connected() }})
+	answer, err := c.http.Do(req.WithContext(connected))
 	if err != nil {
 		stop()
 		if silent, ok := context.Cause(ctx).(*silentError); ok {
@@ -59,7 +75,7 @@ func (c *Client) whileAlive(req *http.Request) (*http.Response, context.CancelFu
 
 // alive asks a request's node whether its process runs.
 func (c *Client) alive(ctx context.Context, req *http.Request) error {
-	ctx, cancel := context.WithTimeout(ctx, c.silence)
+	ctx, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
 	at := *req.URL
 	at.Path, at.RawQuery = c.routes[api.HealthAlive].Path, ""

@@ -10,11 +10,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"reflect"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/keycustodian/keycustodian/node/api"
@@ -78,7 +78,8 @@ func WithRequestID(ctx context.Context, id [16]byte) context.Context {
 // once at most for each address: its error ends the try.
 //
 // Addresses are tried in turn until one answers with something other than
-// sealed, no quorum or unavailable. The error is then an *[api.Error], an
+// sealed, no quorum or unavailable. Where a node gives no sign of life for two
+// seconds, what changes nothing is asked of the next one too. The error is then an *[api.Error], an
 // *[UnreachableError], or ctx's; of a change that may have been made all the
 // same, it is within an *[OutcomeUnknownError].
 func (c *Client) Do(ctx context.Context, name string, request, response any) (Answer, error) {
@@ -91,21 +92,27 @@ func (c *Client) Do(ctx context.Context, name string, request, response any) (An
 		return Answer{}, err
 	}
 	answer, err := c.ask(ctx, call, response)
-	if err != nil && call.id != "" && call.doubtful {
+	if err != nil && call.id != "" && call.doubtful.Load() {
 		err = &OutcomeUnknownError{Request: call.id, Err: err}
 	}
 	return answer, err
 }
 
-// ask tries one address after the other.
+// ask asks one address after the other.
 func (c *Client) ask(ctx context.Context, call *call, response any) (Answer, error) {
+	asking, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var refused error
-	var tries []error
-	for _, address := range c.Addresses() {
-		answer, err := c.try(ctx, address, call, response)
+	r := c.newRound(call, response)
+	tries := make([]error, len(r.addresses))
+	for o, ok := r.next(asking); ok; o, ok = r.next(asking) {
+		address, err := r.addresses[o.of], o.err
+		if err == nil && r.read == nil {
+			err = call.parse(o.body, response)
+		}
 		if err == nil {
 			c.answered(address)
-			return answer, nil
+			return o.answer, nil
 		}
 		if ctx.Err() != nil {
 			return Answer{}, fmt.Errorf("client: %s: %w", call.route.Name, ctx.Err())
@@ -116,12 +123,12 @@ func (c *Client) ask(ctx context.Context, call *call, response any) (Answer, err
 			if !errors.As(err, &stranger) {
 				err = fmt.Errorf("%s: %w", address, err)
 			}
-			tries = append(tries, err)
+			tries[o.of] = err
 			continue
 		}
 		if !another(said.Code) {
 			c.answered(address)
-			return answer, said
+			return o.answer, said
 		}
 		if refused == nil {
 			refused = said
@@ -146,7 +153,7 @@ type call struct {
 	id    string // request ID, hex; empty where nothing changes
 	// doubtful is set where some try may have reached a node, and was not
 	// answered with what became of it.
-	doubtful bool
+	doubtful atomic.Bool
 }
 
 func newCall(ctx context.Context, route api.Route, request any) (*call, error) {
@@ -181,20 +188,22 @@ func newCall(ctx context.Context, route api.Route, request any) (*call, error) {
 	return c, nil
 }
 
-func (c *Client) try(ctx context.Context, address string, call *call, response any) (Answer, error) {
-	if _, long := response.(func(io.Reader) error); !long {
+// try asks one address. It returns the body of an answer, which read takes where
+// there is one. quiet is called where the node may have stopped.
+func (c *Client) try(ctx context.Context, address string, call *call, read func(io.Reader) error, quiet func()) (Answer, []byte, error) {
+	if read == nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)
 		defer cancel()
 	}
 	req, err := http.NewRequestWithContext(ctx, call.route.Method, c.url(address, call), bytes.NewReader(call.body))
 	if err != nil {
-		return Answer{}, err
+		return Answer{}, nil, err
 	}
 	if call.route.Request != nil {
 		req.Header.Set("Content-Type", api.TypeJSON)
 	}
-	return c.send(req, call, response)
+	return c.send(req, call, read, quiet)
 }
 
 func (c *Client) url(address string, call *call) string {
@@ -208,30 +217,27 @@ func (c *Client) url(address string, call *call) string {
 	return at
 }
 
-func (c *Client) send(req *http.Request, call *call, response any) (Answer, error) {
+func (c *Client) send(req *http.Request, call *call, read func(io.Reader) error, quiet func()) (Answer, []byte, error) {
 	if call.id != "" {
 		req.Header.Set(api.HeaderRequest, call.id)
 	}
 	connected := false
-	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { connected = true },
-	}))
-	answer, err := c.exchange(req, call, response)
+	answer, body, err := c.exchange(req, call, read, watcher{connected: func() { connected = true }, quiet: quiet})
 	var said *api.Error
 	if err != nil && connected && (!errors.As(err, &said) || said.Code == api.CodeTimeout) {
-		call.doubtful = true
+		call.doubtful.Store(true)
 	}
-	return answer, err
+	return answer, body, err
 }
 
-func (c *Client) exchange(req *http.Request, call *call, response any) (Answer, error) {
-	answer, done, err := c.whileAlive(req)
+func (c *Client) exchange(req *http.Request, call *call, read func(io.Reader) error, w watcher) (Answer, []byte, error) {
+	answer, done, err := c.whileAlive(req, w)
 	if err != nil {
 		var at *url.Error // says the address and the route again
 		if errors.As(err, &at) {
 			err = at.Err
 		}
-		return Answer{}, err
+		return Answer{}, nil, err
 	}
 	defer done()
 	defer answer.Body.Close()
@@ -239,20 +245,30 @@ func (c *Client) exchange(req *http.Request, call *call, response any) (Answer, 
 	if seconds, err := strconv.ParseFloat(answer.Header.Get(api.HeaderStateAge), 64); err == nil && seconds >= 0 && seconds < 1e9 {
 		a.StateAge = time.Duration(seconds * float64(time.Second))
 	}
-	if read, long := response.(func(io.Reader) error); long && answer.StatusCode/100 == 2 {
-		return a, read(answer.Body)
+	if read != nil && answer.StatusCode/100 == 2 {
+		return a, nil, read(answer.Body)
 	}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
 	if err != nil {
-		return Answer{}, err
+		return Answer{}, nil, err
 	}
 	if len(body) > maxAnswer {
-		return Answer{}, fmt.Errorf("client: answer is longer than %d bytes", maxAnswer)
+		return Answer{}, nil, fmt.Errorf("client: answer is longer than %d bytes", maxAnswer)
 	}
 	if answer.StatusCode/100 != 2 && !(call.route.Name == api.HealthReady && answer.StatusCode == http.StatusServiceUnavailable) {
-		return a, parseError(answer.StatusCode, body)
+		return a, nil, parseError(answer.StatusCode, body)
 	}
-	return a, parseAnswer(body, response)
+	return a, body, nil
+}
+
+// parse reads an answer into response. One that cannot be read says nothing of what
+// became of the call.
+func (c *call) parse(body []byte, response any) error {
+	err := parseAnswer(body, response)
+	if err != nil {
+		c.doubtful.Store(true)
+	}
+	return err
 }
 
 func parseAnswer(body []byte, response any) error {

@@ -77,13 +77,14 @@ func (c *Config) validate() error {
 
 // Client is safe for concurrent use.
 type Client struct {
-	socket  string // path, or empty
-	cluster string
-	timeout time.Duration
-	http    *http.Client
-	probe   *http.Client // for signs of life
-	silence time.Duration
-	routes  map[string]api.Route
+	socket   string // path, or empty
+	cluster  string
+	timeout  time.Duration
+	http     *http.Client
+	probe    *http.Client  // for signs of life
+	silence  time.Duration // before the first is asked for
+	patience time.Duration // with one, and between them
+	routes   map[string]api.Route
 
 	mu        sync.Mutex
 	addresses []string
@@ -99,7 +100,7 @@ func New(config Config) (*Client, error) {
 	c := &Client{
 		cluster: config.Cluster, timeout: config.Timeout,
 		addresses: append([]string(nil), config.Addresses...),
-		routes:    map[string]api.Route{}, silence: silence,
+		routes:    map[string]api.Route{}, silence: silence, patience: patience,
 	}
 	if c.timeout == 0 {
 		c.timeout = 150 * time.Second

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -178,34 +179,111 @@ func TestContextEndsACall(t *testing.T) {
 	}
 }
 
+// standingStill takes requests, does what it is to do with the first of them, and
+// answers when it is released.
+func standingStill(t *testing.T, route string, first func()) (f *fake, release func()) {
+	released := make(chan struct{})
+	release = sync.OnceFunc(func() { close(released) })
+	f = start(t, map[string]answer{
+		api.HealthAlive: func(w http.ResponseWriter, r *http.Request) { <-released },
+		route: func(w http.ResponseWriter, r *http.Request) {
+			first()
+			<-released
+			say(api.SignResponse{Key: "late", Version: 3})(w, r)
+		},
+	})
+	t.Cleanup(release)
+	return f, release
+}
+
 // A node that stands still is given up for the next one; one that takes its time
 // is not.
 func TestSilence(t *testing.T) {
-	release, asked := make(chan struct{}), make(chan struct{})
-	wait := func(_ http.ResponseWriter, r *http.Request) {
-		select {
-		case <-release:
-		case <-r.Context().Done():
-		}
-	}
+	asked := make(chan struct{})
 	var once sync.Once
-	still := start(t, map[string]answer{api.KeySign: wait, api.HealthAlive: wait})
+	still, _ := standingStill(t, api.KeyRotate, func() {})
 	slow := start(t, map[string]answer{
 		api.HealthAlive: func(w http.ResponseWriter, r *http.Request) {
 			say(api.Health{})(w, r)
 			once.Do(func() { close(asked) })
 		},
-		api.KeySign: func(w http.ResponseWriter, r *http.Request) {
+		api.KeyRotate: func(w http.ResponseWriter, r *http.Request) {
 			<-asked
-			say(api.SignResponse{Key: "k", Version: 3})(w, r)
+			say(api.Key{Newest: 3})(w, r)
 		},
 	})
-	t.Cleanup(func() { close(release) })
 	c := dial(t, client.Config{Addresses: []string{still.address(), slow.address()}, Members: []string{still.fingerprint, slow.fingerprint}})
-	c.SetSilence(time.Second) // which a machine that is busy may take for a handshake
+	c.SetPatience(10*time.Millisecond, time.Second) // which a machine that is busy may take for a handshake
+	var key api.Key
+	if _, err := c.Do(t.Context(), api.KeyRotate, api.KeyRequest{Key: "k"}, &key); err != nil || key.Newest != 3 {
+		t.Fatalf("%+v, %v", key, err)
+	}
+}
+
+// What changes nothing does not wait until a node that stands still is given up:
+// the next one is asked as well, and then stayed with.
+func TestAUseLeavesANodeThatIsQuiet(t *testing.T) {
+	still, _ := standingStill(t, api.KeySign, func() {})
+	good := start(t, map[string]answer{api.KeySign: say(api.SignResponse{Key: "k", Version: 3})})
+	c := dial(t, client.Config{Addresses: []string{still.address(), good.address()}, Members: []string{still.fingerprint, good.fingerprint}})
+	c.SetPatience(time.Millisecond, time.Hour)
+	for range 2 {
+		var signed api.SignResponse
+		if _, err := c.Do(t.Context(), api.KeySign, api.SignRequest{Key: "k"}, &signed); err != nil || signed.Key != "k" {
+			t.Fatalf("%+v, %v", signed, err)
+		}
+	}
+	if n := slices.Index(c.Addresses(), good.address()); n != 0 {
+		t.Errorf("the node that answered comes after %d others", n)
+	}
+}
+
+// A node that was only slow still answers what it was asked.
+func TestAQuietNodeMayAnswerYet(t *testing.T) {
+	slow, answer := standingStill(t, api.KeySign, func() {})
+	still, _ := standingStill(t, api.KeySign, answer)
+	c := dial(t, client.Config{Addresses: []string{slow.address(), still.address()}, Members: []string{slow.fingerprint, still.fingerprint}})
+	c.SetPatience(time.Millisecond, time.Hour)
 	var signed api.SignResponse
-	if _, err := c.Do(t.Context(), api.KeySign, api.SignRequest{Key: "k"}, &signed); err != nil || signed.Version != 3 {
-		t.Fatalf("%+v, %v", signed, err)
+	if _, err := c.Do(t.Context(), api.KeySign, api.SignRequest{Key: "k"}, &signed); err != nil || signed.Key != "late" {
+		t.Errorf("%+v, %v", signed, err)
+	}
+}
+
+// A sign of life that came over a connection of its own does not make it doubtful what
+// became of a change that never had one.
+func TestASignOfLifeIsNoConnection(t *testing.T) {
+	held := make(chan net.Conn, 1)
+	f := start(t, map[string]answer{api.HealthAlive: func(http.ResponseWriter, *http.Request) {
+		(<-held).Close()
+	}})
+	front, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { front.Close() })
+	go func() {
+		conn, err := front.Accept()
+		if err != nil {
+			return
+		}
+		held <- conn // gets no handshake
+		if conn, err = front.Accept(); err != nil {
+			return
+		}
+		behind, err := net.Dial("tcp", f.address())
+		if err != nil {
+			conn.Close()
+			return
+		}
+		go io.Copy(behind, conn)
+		io.Copy(conn, behind)
+	}()
+	c := dial(t, client.Config{Addresses: []string{front.Addr().String()}, Members: []string{f.fingerprint}})
+	c.SetPatience(time.Millisecond, time.Hour)
+	var unknown *client.OutcomeUnknownError
+	if _, err := c.Do(t.Context(), api.KeyRotate, api.KeyRequest{Key: "a"}, nil); err == nil || errors.As(err, &unknown) {
+		t.Errorf("%v", err)
 	}
 }
 

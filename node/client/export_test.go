@@ -2,6 +2,8 @@ package client
 
 import "time"
 
-// SetSilence has a request wait for less before its node is asked for a sign of
-// life.
-func (c *Client) SetSilence(d time.Duration) { c.silence = d }
+// SetPatience has a request wait for so long before its node is asked for a sign of
+// life, and for that.
+func (c *Client) SetPatience(silence, patience time.Duration) {
+	c.silence, c.patience = silence, patience
+}

@@ -42,11 +42,14 @@ func (c *Client) Enter(ctx context.Context, name string, response any, secrets .
 	}
 	req.ContentLength = int64(len(body))
 	req.Header.Set("Content-Type", api.TypeSecrets)
-	answer, err := c.send(req, call, response)
+	answer, content, err := c.send(req, call, nil, func() {})
+	if err == nil {
+		err = call.parse(content, response)
+	}
 	var said *api.Error
 	switch {
 	case err == nil || errors.As(err, &said):
-	case call.doubtful:
+	case call.doubtful.Load():
 		err = fmt.Errorf("client: the node did not say what became of the secrets: %w", err)
 	default:
 		err = &UnreachableError{Tries: []error{err}}
