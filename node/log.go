@@ -46,7 +46,8 @@ type replicatedLog interface {
 	// AppliedChanged returns a channel that is closed when AppliedIndex next grows.
 	AppliedChanged() <-chan struct{}
 	// WaitApplied returns when the local state contains the entry, which is one
-	// that Propose or ReadIndex named.
+	// that Propose or ReadIndex named. It fails with [ErrDisk] where the entry cannot
+	// come, as this node's disk takes none.
 	WaitApplied(ctx context.Context, index uint64) error
 	// SyncMark returns when it is on disk that this node has applied the entry:
 	// before it acts on a Release, Destroy or Abort.

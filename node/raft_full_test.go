@@ -101,6 +101,28 @@ func TestAFullDiskIsSaidAtOnceAndHeals(t *testing.T) {
 	})
 }
 
+// Whoever waits for an entry when the disk fills up is told so at once: a change that
+// the others have made is of unknown outcome here.
+func TestAFullDiskEndsTheWaitForAnEntry(t *testing.T) {
+	onVirtualTime(t, func(t *testing.T) {
+		var disk fullDisk
+		_, _, _, c := threeNodes(t, withDisk(&disk))
+		disk.full.Store(true)
+		start := time.Now()
+		if _, err := c.propose("one"); !errors.Is(err, ErrOutcomeUnknown) || !errors.Is(err, ErrDisk) {
+			t.Errorf("a change: %v", err)
+		}
+		waiting, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := c.WaitApplied(waiting, c.AppliedIndex()+1); !errors.Is(err, ErrDisk) {
+			t.Errorf("an entry that the others have: %v", err)
+		}
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("it took %v to say so", took)
+		}
+	})
+}
+
 // A store that gave up does not heal by itself: the log stops with what made it
 // give up, so that whoever looks after the process starts it again.
 func TestAStoreThatGaveUpStopsTheLog(t *testing.T) {

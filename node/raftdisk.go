@@ -27,6 +27,7 @@ type diskTrouble struct {
 type watchedLog struct {
 	raft.LogStore
 	trouble atomic.Pointer[diskTrouble] // nil: the last write succeeded
+	begun   signal                      // a write has failed
 	fail    func(error)                 // stops the log for good; nil before it runs
 }
 
@@ -52,6 +53,7 @@ func (w *watchedLog) saw(err error) error {
 		}
 	}
 	w.trouble.Store(&diskTrouble{since, fmt.Errorf("%w: %w", ErrDisk, err)})
+	w.begun.fire()
 	return err
 }
 

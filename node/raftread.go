@@ -108,15 +108,19 @@ func (l *raftLog) AppliedChanged() <-chan struct{} { return l.machine.changed.wa
 // WaitApplied implements replicatedLog.
 func (l *raftLog) WaitApplied(ctx context.Context, index uint64) error {
 	for {
-		changed := l.AppliedChanged()
+		changed, trouble := l.AppliedChanged(), l.stores.log.begun.wait()
 		if l.AppliedIndex() >= index {
 			return nil
 		}
 		if err := l.Err(); err != nil {
 			return err
 		}
+		if err := l.diskTrouble(); err != nil && l.raft.LastIndex() < index {
+			return fmt.Errorf("node: wait for entry %d, at %d: %w", index, l.AppliedIndex(), err)
+		}
 		select {
 		case <-changed:
+		case <-trouble:
 		case <-l.failed:
 		case <-ctx.Done():
 			return fmt.Errorf("node: wait for entry %d, at %d: %w", index, l.AppliedIndex(), context.Cause(ctx))
