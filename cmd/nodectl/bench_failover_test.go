@@ -83,7 +83,7 @@ func (p *processes) keepAsking(b *testing.B, clients int, pause time.Duration, o
 	ctx, cancel := context.WithCancel(b.Context())
 	a := &asking{cancel: cancel, last: time.Now()}
 	for range clients {
-		c := p.client()
+		c := p.newClient()
 		a.running.Go(func() {
 			for ctx.Err() == nil {
 				if one(ctx, c) == nil {

@@ -35,7 +35,7 @@ func profiled() {
 			}
 		}()
 	}
-	main()
+	realMain()
 }
 
 func profileUntil(path string, end <-chan os.Signal) error {

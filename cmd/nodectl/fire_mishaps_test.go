@@ -159,19 +159,6 @@ func (f *fire) torn(n *process, how, what string, cause func()) (heal func() *pr
 	}
 }
 
-// isOpen tells whether there is a channel, and it is not closed.
-func isOpen(c chan struct{}) bool {
-	if c == nil {
-		return false
-	}
-	select {
-	case <-c:
-		return false
-	default:
-		return true
-	}
-}
-
 // awaitTorn waits until a node has died of an order that it took.
 func (f *fire) awaitTorn(n *process) {
 	f.t.Helper()

@@ -93,7 +93,7 @@ func (p *processes) load(seed uint64, l *ledger, count int, r *rivals) (stop fun
 	}
 	for i := range all {
 		first := i % len(p.nodes)
-		c := p.client(append(slices.Clone(p.nodes[first:]), p.nodes[:first]...)...)
+		c := p.newClient(append(slices.Clone(p.nodes[first:]), p.nodes[:first]...)...)
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
 		if i < count {
 			clients.Go(func() { l.run(ctx, i, c, rng) })
@@ -144,14 +144,10 @@ func between(rng *rand.Rand, least, most time.Duration) time.Duration {
 func (p *processes) agree() map[string]api.KeyVersion {
 	p.t.Helper()
 	var keys map[string]api.KeyVersion
-	var clients []*client.Client
-	for _, n := range p.nodes {
-		clients = append(clients, p.client(n))
-	}
 	p.eventually("all nodes agree and every device holds every key", func(ctx context.Context) error {
 		var heads []string
 		for i, n := range p.nodes {
-			c := clients[i]
+			c := p.client(n)
 			mine := map[string]api.KeyVersion{}
 			for key, err := range c.Keys(ctx, api.KeyListQuery{Limit: api.MaxPage}) {
 				if err != nil {

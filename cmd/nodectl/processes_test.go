@@ -2,13 +2,16 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -18,6 +21,7 @@ import (
 	"time"
 
 	"github.com/keycustodian/keycustodian/internal/secret"
+	"github.com/keycustodian/keycustodian/node"
 	"github.com/keycustodian/keycustodian/node/api"
 	"github.com/keycustodian/keycustodian/node/client"
 )
@@ -25,6 +29,24 @@ import (
 // realCommand is the name under which the test binary is nodectl itself, node
 // and all: a process of its own without a build of its own.
 const realCommand = "nodectl-real"
+
+// heartbeatSetting is the environment variable of such a process that says how long its
+// node waits for a leader that says nothing.
+const heartbeatSetting = "KEYCUSTODIAN_HEARTBEAT"
+
+// realMain is main, with a heartbeat that a test may set.
+func realMain() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}, os.Getenv, func(ctx context.Context, cfg *config, logger *slog.Logger) (daemon, error) {
+		heartbeat, err := time.ParseDuration(cmp.Or(os.Getenv(heartbeatSetting), "0s"))
+		if err != nil {
+			return nil, err
+		}
+		return startTimed(ctx, cfg, logger, node.Timing{Heartbeat: heartbeat})
+	})
+	stop()
+	os.Exit(code)
+}
 
 // settleTime bounds a step of a cluster's life on a machine that is busy with
 // other things.
@@ -42,8 +64,9 @@ type processes struct {
 	env     []string         // of every node
 	program string           // that a node runs; empty: this one
 
-	tokens []string // that were made
-	heard  heard    // from nodectl, but for tokens
+	clients map[string]*client.Client // by whom they ask, see client
+	tokens  []string                  // that were made
+	heard   heard                     // from nodectl, but for tokens
 }
 
 // process is one node: its data folder and device in a folder of its own, its
@@ -288,6 +311,19 @@ func (n *process) log() string {
 	return fmt.Sprintf("--- %s:\n%s", n.name, content[max(0, len(content)-8<<10):])
 }
 
+// isOpen tells whether there is a channel, and it is not closed.
+func isOpen(c chan struct{}) bool {
+	if c == nil {
+		return false
+	}
+	select {
+	case <-c:
+		return false
+	default:
+		return true
+	}
+}
+
 // awaitHealth waits until the node says about itself what is wanted.
 func (n *process) awaitHealth(wanted func(api.Health) bool) {
 	n.t.Helper()
@@ -377,8 +413,24 @@ func (p *processes) try(at *process, args ...string) (code int, printed, said st
 	return code, out.String(), errs.String()
 }
 
-// client asks as alice: the nodes that are named in this order, else all.
+// client asks as alice: the nodes that are named in this order, else all. Whoever asks
+// the same ones again has the same client: each one has connections of its own, and
+// nodes refuse the newest of a caller that has too many.
 func (p *processes) client(nodes ...*process) *client.Client {
+	p.t.Helper()
+	config := p.clientConfig(nodes...)
+	whom := fmt.Sprint(config.Addresses, config.Members)
+	if p.clients[whom] == nil {
+		if p.clients == nil {
+			p.clients = map[string]*client.Client{}
+		}
+		p.clients[whom] = p.newClient(nodes...)
+	}
+	return p.clients[whom]
+}
+
+// newClient is one with connections of its own, and an own memory of who answered last.
+func (p *processes) newClient(nodes ...*process) *client.Client {
 	p.t.Helper()
 	c, err := client.New(p.clientConfig(nodes...))
 	if err != nil {

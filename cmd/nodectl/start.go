@@ -21,6 +21,10 @@ import (
 
 // start opens the device and the node that a configuration describes.
 func start(ctx context.Context, cfg *config, logger *slog.Logger) (daemon, error) {
+	return startTimed(ctx, cfg, logger, node.Timing{})
+}
+
+func startTimed(ctx context.Context, cfg *config, logger *slog.Logger, timing node.Timing) (daemon, error) {
 	if _, err := os.Lstat(filepath.Join(cfg.Dir, "identity")); errors.Is(err, fs.ErrNotExist) { // a first start
 		where := node.Config{Dir: cfg.Dir, Listen: cfg.Listen, APIListen: cfg.APIListen, Socket: cfg.Socket}
 		if err := where.Available(); err != nil {
@@ -34,6 +38,7 @@ func start(ctx context.Context, cfg *config, logger *slog.Logger) (daemon, error
 	if err != nil {
 		return nil, err
 	}
+	c.Timing = timing
 	n, err := node.Open(ctx, c)
 	if err != nil {
 		return nil, startTrouble(cfg, err)

@@ -46,7 +46,7 @@ func (s *siege) tokens(t *testing.T) {
 
 	useless := map[string]string{"used": stolen, "taken back": s.takenBack(t), "made up": s.madeUp(t, stolen)}
 	useless["expired"] = s.expired(t, thief) // last: whoever makes a token sweeps away those that have expired
-	s.unmoved(t, func(t *testing.T, _ int) {
+	s.unmoved(t, func(t *testing.T) {
 		for what, token := range useless {
 			if said := s.failing(1, "--addr", late.socket(), "cluster", "join", "--token-file", token); !strings.Contains(said, "expired") {
 				t.Errorf("a token that was %s: %s", what, said)
@@ -67,7 +67,7 @@ func (s *siege) tokens(t *testing.T) {
 	if _, err := io.Copy(io.Discard, inside); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("a removed member's connection stays open")
 	}
-	s.unmoved(t, func(t *testing.T, _ int) {
+	s.unmoved(t, func(t *testing.T) {
 		// Its own process, which was not there to hear of it, is told and ends; and
 		// once more where it forgets that.
 		os.Remove(filepath.Join(thief.dir, "data", "removed"))
@@ -79,6 +79,9 @@ func (s *siege) tokens(t *testing.T) {
 			for _, protocol := range memberProtocols {
 				conn, first, err := knock(t.Context(), n.addr, protocol, key)
 				if err != nil {
+					if !isRefusal(err) {
+						t.Errorf("the removed member asks for %s at %s and is not refused: %v", protocol, n.name, err)
+					}
 					continue
 				}
 				if more, _ := io.Copy(io.Discard, conn); first != 2 || more > 0 {
