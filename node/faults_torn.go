@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -45,14 +46,15 @@ func (c *raftConfig) oftenSnapshot() {
 	}
 }
 
-// tear lets a test tear what Raft writes (secret.TearNow): "log" are entries,
-// "vote" is what the log's file holds beside them, "snapshots" are snapshots.
+// tear lets a test tear what Raft writes (secret.TearNow): "log" are entries, "term"
+// and "vote" what the log's file holds beside them, "snapshots" are snapshots.
 func (s *raftStores) tear() {
 	if s.path == "" {
 		return
 	}
-	s.log.LogStore = tornLog{s.log.LogStore, s.path}
-	s.stable.StableStore = tornVotes{s.stable.StableStore, s.path}
+	file := &tornBolt{path: s.path}
+	s.log.LogStore = tornLog{s.log.LogStore, file}
+	s.stable.StableStore = tornVotes{s.stable.StableStore, file}
 	s.snapshots.SnapshotStore = tornSnapshots{s.snapshots.SnapshotStore}
 }
 
@@ -62,30 +64,43 @@ func (s *raftStores) tear() {
 // and an error is reported.
 type tornLog struct {
 	raft.LogStore
-	path string
+	file *tornBolt
 }
 
 func (l tornLog) StoreLog(entry *raft.Log) error { return l.StoreLogs([]*raft.Log{entry}) }
 
 func (l tornLog) StoreLogs(entries []*raft.Log) error {
-	return tearBolt("log", l.path, func() error { return l.LogStore.StoreLogs(entries) })
+	return l.file.write("log", func() error { return l.LogStore.StoreLogs(entries) })
 }
 
-// tornVotes does so with terms and votes.
+func (l tornLog) DeleteRange(first, last uint64) error {
+	return l.file.write("range", func() error { return l.LogStore.DeleteRange(first, last) })
+}
+
+// tornVotes does so with the term, which is written first, and with the vote.
 type tornVotes struct {
 	raft.StableStore
-	path string
+	file *tornBolt
 }
 
 func (v tornVotes) Set(key, value []byte) error {
-	return tearBolt("vote", v.path, func() error { return v.StableStore.Set(key, value) })
+	return v.file.write("vote", func() error { return v.StableStore.Set(key, value) })
 }
 
 func (v tornVotes) SetUint64(key []byte, value uint64) error {
-	return tearBolt("vote", v.path, func() error { return v.StableStore.SetUint64(key, value) })
+	return v.file.write("term", func() error { return v.StableStore.SetUint64(key, value) })
 }
 
-func tearBolt(what, path string, write func() error) error {
+// tornBolt is the file that both write to, one at a time: what lies between the two
+// copies is one write.
+type tornBolt struct {
+	path string
+	mu   sync.Mutex
+}
+
+func (b *tornBolt) write(what string, write func() error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	order := secret.TearNow(what)
 	switch {
 	case order == nil:
@@ -96,9 +111,9 @@ func tearBolt(what, path string, write func() error) error {
 		write()
 		return secret.ErrTorn
 	}
-	before, err := os.ReadFile(path)
+	before, err := os.ReadFile(b.path)
 	if err == nil {
-		err = os.WriteFile(path+".before", before, 0o600)
+		err = os.WriteFile(b.path+".before", before, 0o600)
 	}
 	if err == nil {
 		write()

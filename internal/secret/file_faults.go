@@ -20,7 +20,7 @@ import (
 //	HOW WHAT SEED
 //
 // WHAT is the name of a file, or of the folder that it lies in: "mark", "shares",
-// "device", "log" (of Raft), "snapshots". The next write of it ends badly:
+// "device"; of Raft "log", "term", "vote", "snapshots". The next write of it ends badly:
 //
 //	cut   a part is written, and the process dies
 //	fail  a part is written or nothing can be synced, and that is an error
