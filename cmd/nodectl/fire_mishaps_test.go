@@ -45,8 +45,16 @@ func (f *fire) plan() (plan []mishap) {
 			times(1, mishap{name: how + " " + what, alone: true, ends: how == "fail", strike: func(f *fire, n *process) func() *process { return f.torn(n, how, what, f.reshare) }})
 		}
 	}
+	for _, how := range []string{"cut", "fail"} { // "lost" is "cut" here
+		for _, what := range []string{"term", "vote"} {
+			times(1, mishap{name: how + " " + what, alone: true, ends: how == "fail", strike: func(f *fire, n *process) func() *process { return f.torn(n, how, what, f.elect(n)) }})
+		}
+	}
 	for _, d := range logDamages {
-		times(1, mishap{name: "its log is " + d.name, strike: func(f *fire, n *process) func() *process { return f.damaged(n, d) }})
+		times(1, mishap{name: "its log is " + d.name, strike: func(f *fire, n *process) func() *process { return f.damaged(n, "log", nil, d) }})
+		if d.starts {
+			times(1, mishap{name: "its vote is " + d.name, alone: true, strike: func(f *fire, n *process) func() *process { return f.damaged(n, "vote", f.elect(n), d) }})
+		}
 	}
 	f.rng.Shuffle(len(plan), func(i, j int) { plan[i], plan[j] = plan[j], plan[i] })
 	return plan
@@ -120,9 +128,9 @@ func (f *fire) clockSteps(n *process) func() *process {
 
 // diskFull leaves no room, until the node has met with it.
 func (f *fire) diskFull(n *process) func() *process {
-	before := n.said()
+	before := len(n.said())
 	fillDisk(f.t, n.dir)
-	f.until(n.name+" finds its disk full", func() bool { return bytes.Contains(n.said()[len(before):], []byte(syscall.ENOSPC.Error())) })
+	f.until(n.name+" finds its disk full", func() bool { return bytes.Contains(n.said()[before:], []byte(syscall.ENOSPC.Error())) })
 	return func() *process {
 		mountDisk(f.t, n.dir)
 		return n
@@ -173,6 +181,39 @@ func (f *fire) awaitTorn(n *process) {
 func (f *fire) reshare() {
 	f.closeCeremonies()
 	f.try(nil, "--timeout", "20s", "dkek", "reshare", "--reason", "shares are to be torn")
+}
+
+// elect returns what has a node hear of another term and vote: whoever else leads
+// stands still until there is another leader, or the node has died of it.
+func (f *fire) elect(n *process) func() {
+	return func() {
+		leader := f.leads(nil)
+		if leader == nil {
+			return // the next try looks again
+		}
+		leader.pause()
+		defer leader.resume()
+		f.await(func() bool {
+			_, err := os.Stat(n.tornFile())
+			return errors.Is(err, fs.ErrNotExist) || f.leads(leader) != nil
+		})
+	}
+}
+
+// leads is the node that says that it leads, other than one that may not be asked; nil
+// for none.
+func (f *fire) leads(other *process) *process {
+	ctx, cancel := context.WithTimeout(f.ctx, 5*time.Second)
+	defer cancel()
+	for _, n := range f.nodes {
+		if n == other {
+			continue
+		}
+		if metrics, err := n.metrics(ctx); err == nil && raftLeader.MatchString(metrics) {
+			return n
+		}
+	}
+	return nil
 }
 
 // closeCeremonies denies what a nodectl left open that was cut off before it signed:
@@ -267,12 +308,12 @@ func (f *fire) scramble(page []byte) []byte {
 	return page
 }
 
-// damaged has a node die in a write of its log, and start with what is made of that.
+// damaged has a node die in a write of what its log's file holds, and start with what is made of that.
 // It takes part again, or says that the log is damaged and lets it be: then the log
 // is put back as it was at its death.
-func (f *fire) damaged(n *process, d logDamage) (heal func() *process) {
+func (f *fire) damaged(n *process, what string, cause func(), d logDamage) (heal func() *process) {
 	f.t.Helper()
-	start := f.torn(n, "cut", "log", nil)
+	start := f.torn(n, "cut", what, cause)
 	path := n.file("raft/log.db")
 	whole := f.read(path)
 	pages := d.make(f, inPages(f.read(path+".before")), inPages(whole))

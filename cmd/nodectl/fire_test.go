@@ -75,7 +75,7 @@ func TestFire(t *testing.T) {
 		p.env = []string{fmt.Sprintf("KEYCUSTODIAN_SNAPSHOT_AFTER=%d", fireSnapshots)}
 	})
 	f := &fire{processes: p, ctx: ctx, rng: rand.New(rand.NewPCG(seed, 1<<32)), l: newLedger(t), done: map[string]int{}, out: map[*process]bool{}}
-	f.l.creates, f.l.typ, f.l.may = 40, fireType, 0
+	f.l.creates, f.l.typ, f.l.may = 88, fireType, 0
 	f.l.excuses = []api.Code{api.CodeDevice} // that cannot write
 	stop := f.load(seed, f.l, fireWriters, nil)
 	defer stop()
@@ -85,34 +85,35 @@ func TestFire(t *testing.T) {
 	f.settle()
 }
 
-// burn has every mishap happen, and goes on until the load has what it needs.
+// burn has every mishap happen, the next one while the node that met with the one
+// before comes back, and goes on until the load has what it needs.
 func (f *fire) burn() {
 	f.t.Helper()
 	plan := f.plan()
 	f.step = fireCreates * 3 / 4 / len(plan) // others are made while a node comes back
-	for i := 0; i < len(plan); i++ {
-		first := f.strike(plan[i])
-		var second func()
-		if i+1 < len(plan) && !plan[i].alone && !plan[i+1].alone && f.rng.IntN(3) == 0 {
-			i++
-			second = f.strike(plan[i])
-			f.make(f.step)
+	back := func() {}
+	for _, m := range plan {
+		if m.alone {
+			back()
+			back = func() {}
 		}
+		again := f.strike(m)
 		f.make(f.step)
-		first()
-		if second != nil {
-			second()
+		back()
+		if back = again(); m.alone {
+			back()
+			back = func() {}
 		}
-		clear(f.out)
 	}
-	f.until("the load has what it needs", func() bool {
-		return f.count() >= fireCreates && f.l.lacks(fireActs, fireCreates) == ""
-	})
+	back()
+	f.make(max(0, fireCreates-f.count()))
+	f.until("the load has what it needs", func() bool { return f.l.lacks(fireActs, fireCreates) == "" })
 	f.t.Logf("mishaps: %v; %s", f.done, f.l)
 }
 
-// strike picks the node that a mishap is for, and has it happen.
-func (f *fire) strike(m mishap) (heal func()) {
+// strike picks the node that a mishap is for, and has it happen. It returns what ends
+// it, and that returns what waits until the node is back.
+func (f *fire) strike(m mishap) (again func() (back func())) {
 	f.t.Helper()
 	var n *process
 	if m.leader {
@@ -121,15 +122,20 @@ func (f *fire) strike(m mishap) (heal func()) {
 	for n == nil || f.out[n] {
 		n = f.nodes[f.rng.IntN(len(f.nodes))]
 	}
-	f.out[n] = true
+	if f.out[n] = true; len(f.out) > fireOut {
+		f.t.Fatalf("%d nodes are out", len(f.out))
+	}
 	began := time.Now()
 	f.t.Logf("%4d keys: %s: %s", f.count(), n.name, m.name)
-	again := m.strike(f, n)
-	return func() {
-		n := again()
-		f.awaitBack(n, m.ends)
-		f.done[m.name]++
-		f.t.Logf("%4d keys: %s is back from %s after %v", f.count(), n.name, m.name, time.Since(began).Round(time.Millisecond))
+	heal := m.strike(f, n)
+	return func() (back func()) {
+		there := heal()
+		return func() {
+			f.awaitBack(there, m.ends)
+			delete(f.out, n)
+			f.done[m.name]++
+			f.t.Logf("%4d keys: %s is back from %s after %v", f.count(), there.name, m.name, time.Since(began).Round(time.Millisecond))
+		}
 	}
 }
 
@@ -173,14 +179,21 @@ func (l *ledger) allow(more int) {
 // until waits, with the load making a few keys meanwhile, until something is so.
 func (f *fire) until(what string, so func() bool) {
 	f.t.Helper()
+	if !f.await(func() bool { f.l.allow(1); return so() }) {
+		f.t.Fatalf("it is not so that %s: %v; reached: mishaps %v; lacking %s; %s", what, f.ctx.Err(), f.done, f.l.lacks(fireActs, fireCreates), f.l)
+	}
+}
+
+// await waits until something is so; false: the fire has lasted too long.
+func (f *fire) await(so func() bool) bool {
 	for !so() {
-		f.l.allow(1)
 		select {
 		case <-f.ctx.Done():
-			f.t.Fatalf("it is not so that %s: %v; reached: mishaps %v; lacking %s; %s", what, f.ctx.Err(), f.done, f.l.lacks(fireActs, fireCreates), f.l)
+			return false
 		case <-time.After(pollEvery):
 		}
 	}
+	return true
 }
 
 // settle looks at what is left.
@@ -259,8 +272,8 @@ func TestFireIsPlanned(t *testing.T) {
 			kills++
 		}
 	}
-	if kills < 20 || fireOut > (fireNodes-1)/2 {
-		t.Errorf("%d kills; %d of %d nodes out", kills, fireOut, fireNodes)
+	if kills < 20 || fireOut > (fireNodes-1)/2 || fireCreates < 5000 {
+		t.Errorf("%d kills; %d of %d nodes out; %d keys", kills, fireOut, fireNodes, fireCreates)
 	}
 	for _, what := range []string{"device", "shares", "releases", "snapshots", "mark", "log"} {
 		for _, how := range []string{"cut", "fail", "lost"} {
@@ -271,6 +284,11 @@ func TestFireIsPlanned(t *testing.T) {
 	}
 	if names["burnt and replaced"] == 0 {
 		t.Error("no node burns")
+	}
+	for _, name := range []string{"cut term", "fail term", "cut vote", "fail vote", "its vote is " + logDamages[0].name} {
+		if names[name] == 0 {
+			t.Errorf("there is no %q", name)
+		}
 	}
 	for _, name := range []string{"paused", "its disk is full", "its clock steps"} {
 		if names[name] < 3 {

@@ -92,14 +92,14 @@ func (p *processes) load(seed uint64, l *ledger, count int, r *rivals) (stop fun
 		all += rivalClients
 	}
 	for i := range all {
-		first := i % len(p.nodes)
-		c := p.newClient(append(slices.Clone(p.nodes[first:]), p.nodes[:first]...)...)
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
 		if i < count {
-			clients.Go(func() { l.run(ctx, i, c, rng) })
-		} else {
-			clients.Go(func() { r.run(ctx, i-count, c, rng) })
+			clients.Go(func() { l.run(ctx, i, p.connect, rng) })
+			continue
 		}
+		first := i % len(p.nodes)
+		c := p.newClient(append(slices.Clone(p.nodes[first:]), p.nodes[:first]...)...)
+		clients.Go(func() { r.run(ctx, i-count, c, rng) })
 	}
 	return func() {
 		cancel()

@@ -26,6 +26,8 @@ import (
 
 const (
 	loadClients = 4
+	// loadStay is for how many acts a client keeps its connections.
+	loadStay = 50
 	// loadKeys bounds how many versions one load makes.
 	loadKeys = 1500
 	// loadTries is how often a client asks for the same change before it goes
@@ -85,16 +87,33 @@ func newLedger(t testing.TB) *ledger {
 	return &ledger{t: t, creates: 12, typ: loadType, may: loadKeys, acts: map[act]int{}, unknown: map[string]bool{}, refused: map[string]int{}}
 }
 
-// run is one client: it makes, changes and uses keys until ctx ends.
-func (l *ledger) run(ctx context.Context, worker int, c *client.Client, rng *rand.Rand) {
+// run is one client: it makes, changes and uses keys until ctx ends. It connects anew now
+// and then: a client stays with the node that answered last, and in the end all would
+// with a few.
+func (l *ledger) run(ctx context.Context, worker int, connect func(*rand.Rand) (*client.Client, error), rng *rand.Rand) {
 	var own []*ownKey
+	var c *client.Client
 	for n := 0; ctx.Err() == nil; n++ {
+		if n%loadStay == 0 {
+			if c != nil {
+				c.Close()
+			}
+			var err error
+			if c, err = connect(rng); err != nil {
+				l.t.Errorf("client %d: %v", worker, err)
+				return
+			}
+		}
 		var old *ownKey
 		if len(own) > 0 {
 			old = own[rng.IntN(len(own))]
 		}
 		switch dice := rng.IntN(88+l.creates) - l.creates; {
-		case (dice < 0 || old == nil) && l.mayMake():
+		case dice < 0 || old == nil:
+			if !l.mayMake() {
+				l.wait(ctx) // or it would only use keys, and leave the nodes no time for anything else
+				continue
+			}
 			name, typ := fmt.Sprintf("load/%d-%05d", worker, n), l.typ(rng)
 			if key := l.create(ctx, rng, c, name, typ); key != nil {
 				own = append(own, key)
@@ -109,7 +128,7 @@ func (l *ledger) run(ctx context.Context, worker int, c *client.Client, rng *ran
 			if used := l.any(rng); used != nil {
 				l.use(ctx, c, used)
 			} else {
-				l.mayUseSoon(ctx)
+				l.wait(ctx)
 			}
 		}
 	}
@@ -282,7 +301,7 @@ func (l *ledger) mayMake() bool {
 	return true
 }
 
-func (l *ledger) mayUseSoon(ctx context.Context) {
+func (l *ledger) wait(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(pollEvery):

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -438,6 +439,18 @@ func (p *processes) newClient(nodes ...*process) *client.Client {
 	}
 	p.t.Cleanup(c.Close)
 	return c
+}
+
+// connect makes a client of the cluster file as it is now, which asks any of the members
+// first.
+func (p *processes) connect(rng *rand.Rand) (*client.Client, error) {
+	file, err := client.ReadClusterFile(p.path("cluster.json"))
+	if err != nil {
+		return nil, err
+	}
+	addresses := file.Addresses()
+	rng.Shuffle(len(addresses), func(i, j int) { addresses[i], addresses[j] = addresses[j], addresses[i] })
+	return client.New(client.Config{Cluster: file.Cluster.ID, Members: file.Fingerprints(), Key: p.key, Addresses: addresses, Timeout: 10 * time.Second})
 }
 
 // clientConfig is what such a client is made of.
