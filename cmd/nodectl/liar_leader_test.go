@@ -17,6 +17,7 @@ import (
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
 	"github.com/keycustodian/keycustodian/node/api"
+	"github.com/keycustodian/keycustodian/node/client"
 	"github.com/keycustodian/keycustodian/transport"
 )
 
@@ -114,6 +115,43 @@ func (l *liar) recovery() *fsm.Recover {
 		l.t.Fatal(err)
 	}
 	return &fsm.Recover{Statement: statement, Approvals: []fsm.Approval{{Operator: dkek.Fingerprint(fingerprintOf(l.t, l.stranger)), Signature: signature}}}
+}
+
+// strangersWord has the operator whom the made-up state added ask for all that an
+// operator alone can have done to a device, with its own key and through the liar.
+// The API lets it in, by that state; the node concerned believes its pins.
+func (l *liar) strangersWord() {
+	config := l.p.clientConfig(l.honest...)
+	config.Key = l.stranger
+	c, err := client.New(config)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer c.Close()
+	var who api.Identity
+	if _, err := c.Do(l.t.Context(), api.WhoAmI, nil, &who); err != nil || who.Role != api.Operator {
+		l.t.Fatalf("in the made-up state the stranger is %+v, %v", who, err)
+	}
+	for _, n := range l.honest { // the first is asked, the other asks it
+		for what, act := range deviceActs {
+			word := func() word { return l.word(n, l.stranger, fsm.DomainDevice, act) }
+			l.refused(n, []forgedWord{
+				{what + " by an operator of the state", word(), api.CodeNotAllowed, "is none"},
+				{what + " in alice's name", l.borrowed(word()), api.CodeNotAllowed, "signature"},
+			})
+			w := word()
+			said := api.OperatorWord{Statement: w.Statement, Operator: w.By.Operator.String(), Signature: w.By.Signature}
+			route, request := api.DeviceAside, any(api.AsideRequest{Node: n.name, OperatorWord: said})
+			if what == "wipe" {
+				route, request = api.DeviceWipe, api.WipeRequest{Node: n.name, Serial: l.devices[n].Serial, OperatorWord: said}
+			}
+			_, err := c.Do(l.t.Context(), route, request, nil)
+			var refusal *api.Error
+			if !errors.As(err, &refusal) || refusal.Code != api.CodeNotAllowed || !strings.Contains(refusal.Message, "is none") {
+				l.t.Errorf("%s of the device of %s, by an operator of the state: %v", what, n.name, err)
+			}
+		}
+	}
 }
 
 // future has every ceremony expire. Keys are used all the same.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/keycustodian/keycustodian/dkek"
 	"github.com/keycustodian/keycustodian/fsm"
+	"github.com/keycustodian/keycustodian/node/api"
 	"github.com/keycustodian/keycustodian/transport"
 )
 
@@ -65,31 +66,64 @@ func (l *liar) word(n *process, by ed25519.PrivateKey, domain fsm.Domain, change
 	return word{signed.Statement, fsm.Approval{Operator: dkek.Fingerprint(fingerprintOf(l.t, by)), Signature: signed.Signature}}
 }
 
+// deviceActs are all that a word can have done to a device.
+var deviceActs = map[string]func(*fsm.DeviceStatement){
+	"wipe":   func(*fsm.DeviceStatement) {},
+	"delete": func(s *fsm.DeviceStatement) { s.Act, s.Slot = fsm.ActDelete, 1 },
+	"adopt":  func(s *fsm.DeviceStatement) { s.Act, s.Slot, s.Name = fsm.ActAdopt, 1, "mine" },
+}
+
+// forgedWord is one that is refused, and why.
+type forgedWord struct {
+	what string
+	word word
+	code api.Code
+	says string
+}
+
 func (l *liar) forgedWords() {
 	victim, other := l.honest[0], l.honest[1]
 	as := func(by ed25519.PrivateKey, domain fsm.Domain, change func(*fsm.DeviceStatement)) word {
 		return l.word(victim, by, domain, change)
 	}
+	operators := func(change func(*fsm.DeviceStatement)) word { return as(l.alice, fsm.DomainDevice, change) }
 	plain := func(*fsm.DeviceStatement) {}
-	borrowed := as(l.stranger, fsm.DomainDevice, plain)
-	borrowed.By.Operator = dkek.Fingerprint(fingerprintOf(l.t, l.alice))
-	for what, w := range map[string]word{
-		"by nobody":             {as(l.alice, fsm.DomainDevice, plain).Statement, fsm.Approval{}},
-		"by a stranger":         as(l.stranger, fsm.DomainDevice, plain),
-		"in alice's name":       borrowed,
-		"by the liar":           as(l.key, fsm.DomainDevice, plain),
-		"an approval":           as(l.alice, fsm.DomainApproval, plain),
-		"for another node":      as(l.alice, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.Node = l.id }),
-		"for another device":    as(l.alice, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.DeviceSerial = l.devices[other].Serial }),
-		"for another cluster":   as(l.alice, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.Cluster[0] ^= 1 }),
-		"of a former time":      as(l.alice, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.Incarnation-- }),
-		"that has expired":      as(l.alice, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.Expires = time.Now().Add(-time.Second).UnixMilli() }),
-		"that lasts too long":   as(l.alice, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.Expires += 2 * time.Hour.Milliseconds() }),
-		"a delete of an object": as(l.stranger, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.Act, s.Slot = fsm.ActDelete, 1 }),
-		"an adoption":           as(l.stranger, fsm.DomainDevice, func(s *fsm.DeviceStatement) { s.Act, s.Slot, s.Name = fsm.ActAdopt, 1, "mine" }),
-	} {
-		if err := l.call(l.t.Context(), victim, "node.act", w, &struct{}{}); err == nil {
-			l.t.Errorf("a word %s was carried out", what)
+	words := []forgedWord{
+		{"by nobody", word{operators(plain).Statement, fsm.Approval{}}, api.CodeNotAllowed, "is none"},
+		{"by the liar", as(l.key, fsm.DomainDevice, plain), api.CodeNotAllowed, "is none"},
+		{"in alice's name", l.borrowed(as(l.stranger, fsm.DomainDevice, plain)), api.CodeNotAllowed, "signature"},
+		{"an approval", as(l.alice, fsm.DomainApproval, plain), api.CodeNotAllowed, "signature"},
+		{"for another cluster", operators(func(s *fsm.DeviceStatement) { s.Cluster[0] ^= 1 }), api.CodeConflict, "for another cluster"},
+		{"of a former time", operators(func(s *fsm.DeviceStatement) { s.Incarnation-- }), api.CodeConflict, "for incarnation 0, and this is 1"},
+		{"that has expired", operators(func(s *fsm.DeviceStatement) { s.Expires = time.Now().Add(-time.Second).UnixMilli() }), api.CodeExpired, "expired"},
+		{"that lasts too long", operators(func(s *fsm.DeviceStatement) { s.Expires += 2 * time.Hour.Milliseconds() }), api.CodeBadRequest, "lasts longer than"},
+	}
+	for what, act := range deviceActs {
+		words = append(words,
+			forgedWord{what + " by a stranger", as(l.stranger, fsm.DomainDevice, act), api.CodeNotAllowed, "is none"},
+			forgedWord{what + " for another node", operators(func(s *fsm.DeviceStatement) { act(s); s.Node = l.id }), api.CodeConflict, "for node " + l.id.String()},
+			forgedWord{what + " for another device", operators(func(s *fsm.DeviceStatement) { act(s); s.DeviceSerial = l.devices[other].Serial }), api.CodeConflict, "for device soft " + l.devices[other].Serial},
+			// In order, and brought to a node that it is not for.
+			forgedWord{what + " for whom it is not brought to", l.word(other, l.alice, fsm.DomainDevice, act), api.CodeConflict, "for node "},
+		)
+	}
+	l.refused(victim, words)
+}
+
+// borrowed is a word under which stands that alice signed it.
+func (l *liar) borrowed(w word) word {
+	w.By.Operator = dkek.Fingerprint(fingerprintOf(l.t, l.alice))
+	return w
+}
+
+// refused brings words to a node, which refuses each for its own reason.
+func (l *liar) refused(n *process, words []forgedWord) {
+	l.t.Helper()
+	for _, w := range words {
+		err := l.call(l.t.Context(), n, "node.act", w.word, &struct{}{})
+		var said *transport.RemoteError
+		if !errors.As(err, &said) || said.Code != string(w.code) || !strings.Contains(said.Message, w.says) {
+			l.t.Errorf("a word %s: %v, want %s and %q", w.what, err, w.code, w.says)
 		}
 	}
 }

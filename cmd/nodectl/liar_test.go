@@ -36,6 +36,7 @@ type liar struct {
 	backup     string             // of the genuine state
 	genuine    *fsm.View
 	devices    map[*process]api.DeviceDetails // before the first lie
+	operators  string                         // digest of those whom every node believes
 	publics    map[string]crypto.PublicKey    // of the keys that must stay
 	opened     uint64                         // ceremonies that were made up
 	cited      []*fsm.Ceremony                // that forgeries lean on
@@ -59,6 +60,7 @@ var leaderLies = []lie{
 	{"the log has commands that nobody signed", (*liar).unsignedCommands},
 	{"a release is said to be committed", (*liar).uncommitted},
 	{"the state is another one", (*liar).forgedCeremonies},
+	{"a device is to be wiped by whom only the state calls an operator", (*liar).strangersWord},
 	{"the log's time is far in the future", (*liar).future},
 	{"a removal leaves fewer than t holders", (*liar).removals}, // after which nobody listens to it
 }
@@ -139,6 +141,7 @@ func startLiar(t *testing.T) *liar {
 	for _, n := range p.nodes {
 		l.devices[n] = l.device(n)
 	}
+	l.operators = l.pinned(p.nodes[0])
 	l.backup = p.path("genuine.backup")
 	p.nodectl(nil, "cluster", "backup", "--out", l.backup)
 	l.genuine = l.state().State()
@@ -170,6 +173,17 @@ func (l *liar) device(n *process) (d api.DeviceDetails) {
 	return d
 }
 
+// pinned is the digest of the operators whom a node believes, whatever its state says.
+func (l *liar) pinned(n *process) string {
+	l.p.t.Helper()
+	var set api.OperatorSet
+	l.p.eventually("the operators of "+n.name+" are told", func(ctx context.Context) error {
+		_, err := l.p.client(n).Do(ctx, api.OperatorList, nil, &set)
+		return err
+	})
+	return set.Digest
+}
+
 // tell tells a lie and looks whether all is as it was.
 func (l *liar) tell(told lie) {
 	l.t.Helper()
@@ -177,8 +191,8 @@ func (l *liar) tell(told lie) {
 	l.unharmed(told.name)
 }
 
-// unharmed wants every honest node's device, keys and operators as they were, and
-// the cluster at work.
+// unharmed wants every honest node's device, keys and operators as they were, one
+// state at all of them, and the cluster at work.
 func (l *liar) unharmed(after string) {
 	l.t.Helper()
 	for _, n := range l.honest {
@@ -186,13 +200,40 @@ func (l *liar) unharmed(after string) {
 		if d, was := l.device(n), l.devices[n]; d.State != was.State || d.KCV != was.KCV || d.Serial != was.Serial {
 			l.t.Errorf("%s: the device of %s is %s with the check value %s", after, n.name, d.State, d.KCV)
 		}
+		if digest := l.pinned(n); digest != l.operators {
+			l.t.Errorf("%s: %s believes the operators %s", after, n.name, digest)
+		}
 		for name, public := range l.publics {
 			l.p.signs(n, name, public)
 		}
 	}
+	l.oneState(after)
 	if l.t.Failed() {
 		l.t.Fatalf("that was after: %s", after)
 	}
+}
+
+// oneState wants the digests of all honest nodes equal, at an index that all have
+// applied.
+func (l *liar) oneState(after string) {
+	l.t.Helper()
+	l.p.eventually("all have applied the same", func(ctx context.Context) error {
+		digests, applied := map[string]string{}, map[uint64]bool{}
+		for _, n := range l.honest {
+			status, _, err := l.p.client(n).Status(ctx)
+			if err != nil {
+				return err
+			}
+			digests[status.Node.Digest], applied[status.Node.Applied] = n.name, true
+		}
+		if len(applied) > 1 {
+			return fmt.Errorf("applied: %v", applied)
+		}
+		if len(digests) > 1 {
+			l.t.Errorf("%s: the states differ at %v: %v", after, applied, digests)
+		}
+		return nil
+	})
 }
 
 func fingerprintOf(t testing.TB, key ed25519.PrivateKey) transport.Fingerprint {
