@@ -92,6 +92,9 @@ const wrongKCV = "wrong check value: "
 
 func (r *runner) blame(state *fsm.SharingRow, kcv, want dkek.KCV) string {
 	view := r.node.view()
+	if state.Plan.KCV == (dkek.KCV{}) { // at create it is a device's word against another's
+		return fmt.Sprintf("%v instead of %v: a share, a dealing or a report is wrong: no DKEK was made", kcv, want)
+	}
 	text := fmt.Sprintf("%v instead of %v: one of these dealt wrongly:", kcv, want)
 	for _, d := range state.Plan.Dealers {
 		text += " " + r.node.nameOf(view, d.Node)

@@ -227,13 +227,22 @@ func allReported(row *fsm.Ceremony, open *fsm.Open) bool {
 }
 
 // assigned is the quorum that a holder proves: every holder proves one, since it
-// erases an old share only when it has seen the check value itself. Nil for
-// others.
+// erases an old share only when it has seen the check value itself. Nil for others.
+//
+// Whoever dealt inconsistently may report what it has not seen, so what the others
+// prove must show it without that one. Where there are holders enough, each quorum is
+// proven by two. Of an odd number, at the least threshold, all quorums but one are:
+// there the second prover of the first quorum proves the one in which the last holders
+// of the two that are proven once meet.
 func assigned(plan *dkek.Plan, id dkek.NodeID) []dkek.NodeID {
 	quorums := dkek.ProofQuorums(plan)
-	at := plan.HolderIndex(id)
-	if at < 0 {
+	at, n, t := plan.HolderIndex(id), len(plan.Holders), plan.Threshold
+	switch {
+	case at < 0:
 		return nil
+	case at == len(quorums) && n == 2*len(quorums)-1:
+		quorum := slices.Clone(quorums[0][:t-2])
+		return append(quorum, plan.Holders[t-1].Node, plan.Holders[n-1].Node)
 	}
 	return quorums[at%len(quorums)]
 }
