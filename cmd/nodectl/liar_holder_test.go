@@ -8,6 +8,7 @@ import (
 	"crypto"
 	"encoding/json"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -27,16 +28,28 @@ func (n *process) tell(lie string) {
 	}
 }
 
-// holderLies are what a holder answers in the place of its share, and whether it is
-// named for it: one that says nothing, or signs nothing, cannot be told from one
-// whose line is bad.
-var holderLies = []struct {
-	name  string
-	named bool
-}{{"a changed bit", true}, {"another epoch", true}, {"nothing", false}, {"no signature", false}}
+// holderLies are what a holder answers in the place of its share, and why it is
+// named for it; "" for one that says nothing, or signs nothing, or not this: it cannot
+// be told from one whose line is bad.
+var holderLies = []struct{ name, says string }{
+	{"a changed bit", "does not open"},
+	{"another epoch", "belongs to another epoch"},
+	{"nothing", ""},
+	{"no signature", ""},
+	{"an old release", "does not open"},
+	{"an old release as it was", ""},
+}
 
-// dealerLies are told by a dealer: of a create, and of a reshare.
-var dealerLies = []string{"another sub-share", "another secret"}
+// createLies are told while the DKEK is dealt, and what is said then; %s is the liar.
+var createLies = []struct{ name, says string }{
+	{"another sub-share", "sub-share of dealer %s: .* does not match its commitment"},
+	{"an old sub-share", "sub-share of dealer %s: .* does not open"},
+	{"points of no polynomial", "wrong check value: .* was reported first, by "},
+	{"another check value", "wrong check value: .*check value 0102030000000000 (was reported first, by|of) %s"},
+}
+
+// reshareLie is told by a dealer of a reshare.
+const reshareLie = "another secret"
 
 // One of three nodes takes part in ceremonies and lies in them. It is found, and
 // nothing comes of it: the sharing that was in force stays, and a device is filled
@@ -49,7 +62,8 @@ func TestLiarHolder(t *testing.T) {
 	}
 	p.awaitVoters()
 	liar, honest := p.firstHolder()
-	p.wrongSubShare(liar)
+	p.wrongCreates()
+	p.nodectl(nil, "--timeout", settleTime.String(), "dkek", "create", "--reason", "first deal")
 	p.awaitReady()
 	p.nodectl(nil, "key", "create", "kept", "--type", "ecdsa-p256")
 	key, err := p.client().Key(t.Context(), "kept")
@@ -59,7 +73,7 @@ func TestLiarHolder(t *testing.T) {
 	before := p.dkek()
 	p.wrongSecret(liar, honest, before)
 	for _, lie := range holderLies {
-		p.wrongShare(liar, honest[0], honest[1], lie.name, lie.named, key.Public())
+		p.wrongShare(liar, honest[0], honest[1], lie.name, lie.says, key.Public())
 	}
 	if after := p.dkek(); after.KCV != before.KCV {
 		t.Errorf("the DKEK has the check value %s, and had %s", after.KCV, before.KCV)
@@ -91,20 +105,23 @@ func (p *processes) dkek() api.DKEK {
 	return status.DKEK
 }
 
-// wrongSubShare deals the DKEK while one dealer hands out what it has not committed
-// to: it is named, no DKEK comes of it, and the next try makes one.
-func (p *processes) wrongSubShare(liar *process) {
+// wrongCreates deals the DKEK while one node tells each lie, wherever it stands among
+// the holders: no DKEK comes of it.
+func (p *processes) wrongCreates() {
 	p.t.Helper()
-	liar.tell("another sub-share")
-	said := p.failing(1, "--timeout", settleTime.String(), "dkek", "create", "--reason", "first deal")
-	if !strings.Contains(said, "sub-share of dealer "+liar.name) {
-		p.t.Errorf("the dealer %s is not named: %s", liar.name, said)
+	for _, lie := range createLies {
+		for _, liar := range p.nodes {
+			liar.tell(lie.name)
+			said := p.failing(1, "--timeout", settleTime.String(), "dkek", "create", "--reason", "first deal")
+			if want := strings.ReplaceAll(lie.says, "%s", liar.name); !regexp.MustCompile(want).MatchString(said) {
+				p.t.Errorf("%s by %s: want %q in %s", lie.name, liar.name, want, said)
+			}
+			if d := p.dkek(); d.KCV != "" {
+				p.t.Errorf("%s by %s: there is a DKEK: %+v", lie.name, liar.name, d)
+			}
+			liar.tell("")
+		}
 	}
-	if d := p.dkek(); d.KCV != "" {
-		p.t.Errorf("there is a DKEK: %+v", d)
-	}
-	liar.tell("")
-	p.nodectl(nil, "--timeout", settleTime.String(), "dkek", "create", "--reason", "first deal")
 }
 
 // wrongSecret deals the shares anew while one dealer deals what is not its share, and
@@ -112,7 +129,7 @@ func (p *processes) wrongSubShare(liar *process) {
 // stays, and dealers without the liar are found.
 func (p *processes) wrongSecret(liar *process, honest []*process, before api.DKEK) {
 	p.t.Helper()
-	liar.tell("another secret")
+	liar.tell(reshareLie)
 	defer liar.tell("")
 	shares := map[*process][]string{}
 	for _, n := range honest {
@@ -155,7 +172,7 @@ func (p *processes) reshare() (string, int) {
 
 // wrongShare fills a blank device while the first holder that is asked sends what is
 // not its share. The device is filled by another one's.
-func (p *processes) wrongShare(liar, target, other *process, lie string, named bool, public crypto.PublicKey) {
+func (p *processes) wrongShare(liar, target, other *process, lie, says string, public crypto.PublicKey) {
 	p.t.Helper()
 	p.nodectl(nil, "device", "wipe", "--node", target.name, "--yes")
 	liar.tell(lie)
@@ -167,8 +184,8 @@ func (p *processes) wrongShare(liar, target, other *process, lie string, named b
 		return err
 	})
 	newest := list.Ceremonies[0]
-	if got := strings.Contains(newest.Detail, liar.name); got != named {
-		p.t.Errorf("%s: the liar %s, and the record says %q", lie, liar.name, newest.Detail)
+	if got := newest.Detail; strings.Contains(got, liar.name) != (says != "") || !strings.Contains(got, says) {
+		p.t.Errorf("%s: the liar %s, and the record says %q", lie, liar.name, got)
 	}
 	id, _ := other.nodeKey()
 	if audit := p.nodectl(target, "audit", "-o", "json"); !released(audit, newest.ID, id.String()) {
