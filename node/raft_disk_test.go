@@ -175,7 +175,7 @@ func TestALostPageOfTheLogIsNoPanic(t *testing.T) {
 		if err := os.WriteFile(path, damaged, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		store, err := openBolt(path)
+		store, err := openBolt(path, false)
 		if err == nil { // it was a free page
 			store.Close()
 			return

@@ -218,7 +218,7 @@ func TestGuard08ALogThatDiffersFromItsSnapshotIsDropped(t *testing.T) {
 		"empty":                    {nil, nil, 5, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			store, err := openBolt(t.TempDir() + "/log.db")
+			store, err := openBolt(t.TempDir()+"/log.db", false)
 			if err != nil {
 				t.Fatal(err)
 			}

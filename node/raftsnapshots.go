@@ -58,7 +58,7 @@ func metaOf(content io.ReadCloser) (raft.SnapshotMeta, error) {
 
 // openSnapshots opens dir/snapshots after a look at what is there: Raft skips a
 // snapshot that it cannot read, and so would start from too old a state.
-func openSnapshots(dir string, logger hclog.Logger) (*snapshotStore, error) {
+func openSnapshots(dir string, logger hclog.Logger, readOnly bool) (*snapshotStore, error) {
 	folder := filepath.Join(dir, "snapshots")
 	entries, err := os.ReadDir(folder)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -67,6 +67,9 @@ func openSnapshots(dir string, logger hclog.Logger) (*snapshotStore, error) {
 	for _, entry := range entries {
 		path := filepath.Join(folder, entry.Name())
 		if strings.HasSuffix(entry.Name(), ".tmp") { // cut off while it was written
+			if readOnly {
+				continue
+			}
 			if err := os.RemoveAll(path); err != nil {
 				return nil, fmt.Errorf("node: open snapshots: %w", err)
 			}

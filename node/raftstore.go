@@ -31,6 +31,36 @@ type raftStores struct {
 //	dir/log.db                 log, term and vote (bbolt)
 //	dir/snapshots/T-I-M/       meta.json and state.bin of the snapshot at term T, index I
 func openStores(dir string, memory *memoryStores, logger hclog.Logger) (*raftStores, error) {
+	if dir != "" {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("node: open log: %w", err)
+		}
+		// Snapshots are written for others to read, 0755 and 0644: the folder above
+		// keeps them out, whatever it was created with.
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("node: open log: %w", err)
+		}
+	}
+	return openStoresFor(dir, memory, logger, false)
+}
+
+// readStores opens the stores that are in dir for a look: not a byte in there
+// changes, since what is looked for may be a reason to refuse.
+func readStores(dir string, memory *memoryStores, logger hclog.Logger) (*raftStores, error) {
+	stores, err := openStoresFor(dir, memory, logger, true)
+	if err == nil {
+		stores.log.LogStore = keptLog{stores.log.LogStore}
+	}
+	return stores, err
+}
+
+// keptLog is a log that is read only. settleLog says what counts by what it returns:
+// the entries that it drops need not be gone.
+type keptLog struct{ raft.LogStore }
+
+func (keptLog) DeleteRange(uint64, uint64) error { return nil }
+
+func openStoresFor(dir string, memory *memoryStores, logger hclog.Logger, readOnly bool) (*raftStores, error) {
 	if dir == "" {
 		if memory == nil {
 			memory = new(memoryStores)
@@ -40,20 +70,12 @@ func openStores(dir string, memory *memoryStores, logger hclog.Logger) (*raftSto
 			snapshots: &snapshotStore{SnapshotStore: memory.snapshots},
 			close:     func() error { return nil }}, nil
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("node: open log: %w", err)
-	}
-	// Snapshots are written for others to read, 0755 and 0644: the folder above
-	// keeps them out, whatever it was created with.
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("node: open log: %w", err)
-	}
 	path := filepath.Join(dir, "log.db")
-	bolt, err := openBolt(path)
+	bolt, err := openBolt(path, readOnly)
 	if err != nil {
 		return nil, err
 	}
-	snapshots, err := openSnapshots(dir, logger)
+	snapshots, err := openSnapshots(dir, logger, readOnly)
 	if err != nil {
 		bolt.Close()
 		return nil, err
@@ -70,7 +92,7 @@ func openStores(dir string, memory *memoryStores, logger hclog.Logger) (*raftSto
 
 // openBolt opens the log's file. Without these options an append to an aged file
 // writes the whole list of free pages, and a second process waits for ever.
-func openBolt(path string) (store *raftboltdb.BoltStore, err error) {
+func openBolt(path string, readOnly bool) (store *raftboltdb.BoltStore, err error) {
 	defer func() {
 		// bbolt panics over some kinds of damage instead of returning an error.
 		if cause := recover(); cause != nil {
@@ -87,9 +109,17 @@ func openBolt(path string) (store *raftboltdb.BoltStore, err error) {
 	options.Timeout = storeLockTimeout
 	options.NoFreelistSync = true
 	options.FreelistType = bbolt.FreelistMapType
+	options.ReadOnly = readOnly
 	store, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &options})
 	if err != nil {
 		return nil, boltError(path, err)
+	}
+	if readOnly {
+		if _, err := store.FirstIndex(); err != nil { // panics where nothing was ever written
+			store.Close()
+			return nil, boltError(path, err)
+		}
+		return store, nil
 	}
 	if missing != nil { // a new file is there after a power cut only if its folder says so
 		if err := secret.SyncFolder(filepath.Dir(path)); err != nil {

@@ -46,7 +46,7 @@ func (s *Stopped) replay() (_ *replayed, err error) {
 	} else if _, err := os.Stat(n.logFolder()); err != nil {
 		return nil, fmt.Errorf("node: replay: %w", errNoLog) // and none is made
 	}
-	stores, err := openStores(n.logFolder(), memory, raftLogger(n.logger))
+	stores, err := readStores(n.logFolder(), memory, raftLogger(n.logger))
 	if err != nil {
 		return nil, err
 	}

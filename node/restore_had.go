@@ -116,7 +116,7 @@ func (s *Stopped) logEnd() (h hadLog, err error) {
 	} else if _, err := os.Stat(n.logFolder()); err != nil {
 		return h, errLogGone
 	}
-	stores, err := openStores(n.logFolder(), memory, raftLogger(n.logger))
+	stores, err := readStores(n.logFolder(), memory, raftLogger(n.logger))
 	if err != nil {
 		return h, err
 	}
