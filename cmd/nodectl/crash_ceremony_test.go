@@ -39,6 +39,7 @@ func ceremonyRows() []crashRow {
 		{"13", crashBeforeReportsAreChecked},
 		{"14", crashBeforeErasing},
 		{"15", crashAfterErasing},
+		{"12 reshare", crashOfTheLeaderBeforeClose},
 		{"5", func(t *testing.T, c *crashes) { c.crashOfAHolder("release committed", false) }},
 		{"6", func(t *testing.T, c *crashes) { c.crashOfAHolder("release recorded", true) }},
 		{"10", crashWithSharesMissing},
@@ -228,6 +229,28 @@ func (c *crashes) crashWhileErasing(point func(old string) string, hasOld, hasPr
 		}
 		return nil
 	})
+}
+
+// All reports are in the log, and the close is in the leader's alone.
+func crashOfTheLeaderBeforeClose(t *testing.T, c *crashes) {
+	old := c.inForce()
+	victim := c.leader()
+	others := c.others(victim)
+	victim.dieAt("appended CeremonyClose")
+	id := c.open("dkek", "reshare", "--no-wait", at(others...))
+	victim.awaitDeath()
+	if held := victim.shares(); !slices.Contains(held, old) || len(held) != 2 {
+		t.Errorf("it died with the shares %v, and %s was in force", held, old)
+	}
+	c.ends(id, "success") // without it
+	fresh := others[0].newest(old)
+	victim.restart()
+	if now := c.inForce(); now != fresh {
+		t.Errorf("share %s is in force, want %s", now, fresh)
+	}
+	if count := c.audit(victim, "ceremony.close", id); count != 1 {
+		t.Errorf("it is closed %d times", count)
+	}
 }
 
 // idOf is the node's ID.

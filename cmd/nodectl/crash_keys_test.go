@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"os"
@@ -273,15 +274,24 @@ func crashBetweenEvictionAndLoad(t *testing.T, c *crashes) {
 	}
 	n.dieAt("after Delete")
 	from := c.client(n)
-	for i := range keys {
+	cut := ""
+	for i := 0; i < keys && cut == ""; i++ {
 		var answer api.SignResponse
-		from.Do(t.Context(), api.KeySign, api.SignRequest{Key: fmt.Sprintf("key/%d", i), Inputs: [][]byte{make([]byte, 32)}, Hash: api.SHA256}, &answer)
+		name := fmt.Sprintf("key/%d", i)
+		if _, err := from.Do(t.Context(), api.KeySign, api.SignRequest{Key: name, Inputs: [][]byte{make([]byte, 32)}, Hash: api.SHA256}, &answer); err != nil {
+			cut = name
+		}
 	}
 	n.awaitDeath()
-	if objects := n.objects(); len(objects) >= 4 {
+	objects := n.objects()
+	if len(objects) >= 4 {
 		t.Errorf("%d objects in 4 slots: nothing was evicted", len(objects))
 	}
+	if slices.ContainsFunc(objects, func(o hsm.Object) bool { return c.acked[cut].(*ecdsa.PublicKey).Equal(o.Public) }) {
+		t.Errorf("%s was cut off, and is in the device:\n%s", cut, describe(objects))
+	}
 	n.restart()
+	c.signs(n, cut, c.acked[cut])
 	for name, public := range c.acked {
 		c.signs(n, name, public)
 	}

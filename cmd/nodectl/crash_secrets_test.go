@@ -29,8 +29,8 @@ func TestCrashWithSecrets(t *testing.T) {
 }
 
 func secretRows() []crashRow {
-	reseal := func(point string, begun bool) func(*testing.T, *crashes) {
-		return func(_ *testing.T, c *crashes) { c.crashInReseal(point, begun) }
+	reseal := func(point string, begun bool, then ...string) func(*testing.T, *crashes) {
+		return func(_ *testing.T, c *crashes) { c.crashInReseal(point, begun, then...) }
 	}
 	rotation := func(point string, count int) func(*testing.T, *crashes) {
 		return func(_ *testing.T, c *crashes) { c.crashInRotation(point, count) }
@@ -38,8 +38,13 @@ func secretRows() []crashRow {
 	return []crashRow{
 		{"26", reseal("before write reseal", false)},
 		{"27 nothing anew", reseal("after write reseal", true)},
+		{"27 the device anew", reseal("before write pins", true)},
 		{"27 pins anew", reseal("after write pins", true)},
+		{"27 releases anew", reseal("after write releases", true)},
+		{"27 the share anew", func(t *testing.T, c *crashes) { c.crashInReseal("after write shares/"+c.holder().shares()[0], true) }},
 		{"27 but the identity", reseal("before write identity", true)},
+		{"27 by halves", reseal("after write reseal", true, "after write pins", "before write identity", "after write identity")},
+		{"27 again", resealAgain},
 		{"28", reseal("before remove reseal", true)},
 		{"29", rotation("next key written", 1)},
 		{"29 proposed", rotation("appended MemberRotateKey", 1)},
@@ -51,20 +56,14 @@ func secretRows() []crashRow {
 }
 
 // crashInReseal is a reseal that a node dies in. If it was begun, the former secret
-// starts the node no more, and the new one finishes it.
-func (c *crashes) crashInReseal(point string, begun bool) {
+// starts the node no more, and the new one finishes it: at the first start, or where
+// the node dies in that at these points too, at a later one.
+func (c *crashes) crashInReseal(point string, begun bool, then ...string) {
 	c.t.Helper()
 	n := c.follower()
-	next := c.path("next.seal")
-	key := secret.Random(secret.KeySize)
-	defer key.Wipe()
-	var err error
-	key.With(func(b []byte) { err = secret.WriteFile(next, b) })
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	next := c.nextSeal()
 	n.dieAt(point)
-	if code, _, _ := c.try(n, "device", "reseal", "--present", "file:"+n.seal, "--new", "file:"+next); code == 0 {
+	if code, _, _ := c.try(n, n.reseal(next)...); code == 0 {
 		c.t.Error("it answered")
 	}
 	n.awaitDeath()
@@ -81,7 +80,75 @@ func (c *crashes) crashInReseal(point string, begun bool) {
 			c.t.Fatal(err)
 		}
 	}
+	for _, point := range then {
+		n.dieAt(point)
+		n.start()
+		n.awaitDeath()
+		if !n.has("reseal") {
+			c.t.Errorf("the file reseal is gone %s", point)
+		}
+	}
 	n.restart()
+	c.isSealedAnew(n)
+}
+
+// nextSeal is the file of another seal secret.
+func (c *crashes) nextSeal() string {
+	c.t.Helper()
+	key := secret.Random(secret.KeySize)
+	defer key.Wipe()
+	var err error
+	key.With(func(b []byte) { err = secret.WriteFile(c.path("next.seal"), b) })
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return c.path("next.seal")
+}
+
+func (n *process) reseal(next string) []string {
+	return []string{"device", "reseal", "--present", "file:" + n.seal, "--new", "file:" + next}
+}
+
+// resealAgain is a reseal that a file's disk ends in a node that goes on: it has both
+// secrets in use, takes no third one, and is given the same two again.
+func resealAgain(t *testing.T, c *crashes) {
+	n := c.follower()
+	next := c.nextSeal()
+	releases, away := n.file("releases"), n.dir+"/releases"
+	if err := errors.Join(os.Rename(releases, away), os.Mkdir(releases, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, said := c.try(n, n.reseal(next)...); code == 0 || !strings.Contains(said, "half done; repeat it") {
+		t.Errorf("exit %d: %s", code, said)
+	}
+	if !n.has("reseal") {
+		t.Error("the file reseal is not there")
+	}
+	for name, public := range c.acked {
+		c.signs(n, name, public)
+	}
+	if code, _, said := c.try(n, n.reseal(c.others(n)[0].seal)...); code == 0 || !strings.Contains(said, "repeat that one first") {
+		t.Errorf("a third secret: exit %d: %s", code, said)
+	}
+	if err := errors.Join(os.Remove(releases), os.Rename(away, releases)); err != nil {
+		t.Fatal(err)
+	}
+	c.nodectl(n, n.reseal(next)...)
+	c.isSealedAnew(n)
+	n.stop()
+	n.start()
+	n.awaitHealth(func(h api.Health) bool { return h.State == api.StateSealed && h.Missing != "" }) // by the former one
+	n.stop()
+	if err := os.Rename(next, n.seal); err != nil {
+		t.Fatal(err)
+	}
+	n.restart()
+	c.isSealedAnew(n)
+}
+
+// isSealedAnew wants nothing left of a reseal, and the node to have lost nothing.
+func (c *crashes) isSealedAnew(n *process) {
+	c.t.Helper()
 	if n.has("reseal") {
 		c.t.Error("the file reseal is left")
 	}
@@ -176,6 +243,19 @@ func (c *crashes) recover(n *process) {
 	n.run("cluster", "recover", "--config", n.config(), "--plan", c.plan, "--signature", c.path("alice.sig"), "--yes")
 }
 
+// rehearse does something to a stopped node, and gives it its data folder of before.
+func (n *process) rehearse(act func()) {
+	n.t.Helper()
+	data, copied := n.file(""), n.dir+"/copy"
+	if err := exec.Command("cp", "-a", data, copied).Run(); err != nil {
+		n.t.Fatal(err)
+	}
+	act()
+	if err := errors.Join(os.RemoveAll(data), os.Rename(copied, data)); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 // From here on two of three nodes are lost.
 func crashWithStoresBuilt(t *testing.T, c *crashes) {
 	last := c.nodes[2]
@@ -204,17 +284,12 @@ func crashWithStoresMoved(t *testing.T, c *crashes) {
 	if last.has("raft") || !last.has("raft-before-2/log.db") {
 		t.Error("it died too early or too late")
 	}
-	data, copied := last.file(""), last.dir+"/copy"
-	if err := exec.Command("cp", "-a", data, copied).Run(); err != nil {
-		t.Fatal(err)
-	}
-	c.recover(last)
-	if <-last.exited; !last.state.Success() || !last.has("raft/log.db") {
-		t.Errorf("the same command again: %v", last.state)
-	}
-	if err := errors.Join(os.RemoveAll(data), os.Rename(copied, data)); err != nil {
-		t.Fatal(err)
-	}
+	last.rehearse(func() {
+		c.recover(last)
+		if <-last.exited; !last.state.Success() || !last.has("raft/log.db") {
+			t.Errorf("the same command again: %v", last.state)
+		}
+	})
 	last.restart()
 	if stores, _ := filepath.Glob(last.file("raft*")); len(stores) != 2 {
 		t.Errorf("stores: %v", stores)
