@@ -167,13 +167,61 @@ func (m *mutant) see(t *testing.T) {
 	}
 	pattern := "^" + strings.ReplaceAll(m.test, "/", "$/^") + "$"
 	out, err := runTests(t, compile(t, m.pkg, list), m.pkg, pattern)
+	if why := notSeen(m.test, out, err); why != "" {
+		t.Errorf("%s: %s: %v\n%s", m.test, why, err, out)
+		return
+	}
+	t.Logf("%s is red: %s", m.test, firstComplaint(out))
+}
+
+// notSeen says why a run of one test's binary, with what it printed, is none in which
+// that test went red; "" where it is. A test is red that says so, or that was under
+// way when another goroutine ended the process by a panic.
+func notSeen(test, out string, err error) string {
+	verdict := regexp.MustCompile(`(?m)^ *--- (FAIL|PASS|SKIP): ` + regexp.QuoteMeta(test) + ` \(`).FindStringSubmatch(out)
+	began := regexp.MustCompile(`(?m)^=== RUN +` + regexp.QuoteMeta(test) + `$`).MatchString(out)
 	switch failed := new(exec.ExitError); {
 	case err == nil:
-		t.Errorf("survives: %s stays green\n%s", m.test, out)
-	case !errors.As(err, &failed) || strings.Contains(out, "panic: test timed out"):
-		t.Errorf("%s neither passes nor fails: %v\n%s", m.test, err, out)
-	default:
-		t.Logf("%s is red: %s", m.test, firstComplaint(out))
+		return "it survives"
+	case !errors.As(err, &failed):
+		return "the test did not run"
+	case strings.Contains(out, "panic: test timed out"):
+		return "it neither passes nor fails"
+	case verdict != nil && verdict[1] == "FAIL", verdict == nil && began && crashed.MatchString(out):
+		return ""
+	case verdict != nil:
+		return "something else failed, and the test did not"
+	}
+	return "the run ended before the test did"
+}
+
+var crashed = regexp.MustCompile(`(?m)^(panic|fatal error): `)
+
+// What counts as seen is a failure of the very test that is named.
+func TestMutantsAreSeenByTheirTests(t *testing.T) {
+	exit := exec.Command("false").Run()
+	const name = "TestGuard/of a door"
+	for _, test := range []struct {
+		name, out string
+		err       error
+		seen      bool
+	}{
+		{"red", "=== RUN   TestGuard/of a door\n    guard_test.go:1: open\n--- FAIL: TestGuard (0.00s)\n    --- FAIL: TestGuard/of a door (0.00s)\nFAIL\n", exit, true},
+		{"a panic in the test", "=== RUN   TestGuard/of a door\n--- FAIL: TestGuard (0.00s)\n    --- FAIL: TestGuard/of a door (0.00s)\npanic: open [recovered]\n", exit, true},
+		{"a panic beside the test", "=== RUN   TestGuard/of a door\npanic: open\n\ngoroutine 7 [running]:\n", exit, true},
+		{"green", "=== RUN   TestGuard/of a door\n    --- PASS: TestGuard/of a door (0.00s)\nPASS\n", nil, false},
+		{"skipped, and another is red", "=== RUN   TestGuard/of a door\n--- FAIL: TestGuard (0.00s)\n    --- SKIP: TestGuard/of a door (0.00s)\nFAIL\n", exit, false},
+		{"green, and another is red", "=== RUN   TestGuard/of a door\n--- FAIL: TestGuard (0.00s)\n    --- PASS: TestGuard/of a door (0.00s)\n    --- FAIL: TestGuard/of a door, too (0.00s)\nFAIL\n", exit, false},
+		{"green, and then a panic", "=== RUN   TestGuard/of a door\n    --- PASS: TestGuard/of a door (0.00s)\npanic: closed\n", exit, false},
+		{"a panic before the test", "panic: open\n\ngoroutine 1 [running]:\n", exit, false},
+		{"it ends before the test does", "=== RUN   TestGuard/of a door\n", exit, false},
+		{"one that begins with its name", "=== RUN   TestGuard/of a door, too\n    --- FAIL: TestGuard/of a door, too (0.00s)\nFAIL\n", exit, false},
+		{"in time out", "=== RUN   TestGuard/of a door\npanic: test timed out after 5m0s\n--- FAIL: TestGuard/of a door (300.00s)\n", exit, false},
+		{"no test", "no such file", errors.New("no such file"), false},
+	} {
+		if why := notSeen(name, test.out, test.err); (why == "") != test.seen {
+			t.Errorf("%s: %q", test.name, why)
+		}
 	}
 }
 
@@ -193,7 +241,7 @@ func compile(t *testing.T, pkg, overlay string) string {
 
 func runTests(t *testing.T, binary, pkg, pattern string) (string, error) {
 	t.Helper()
-	args := []string{"-test.run", pattern, "-test.timeout", "5m"}
+	args := []string{"-test.run", pattern, "-test.timeout", "5m", "-test.v"}
 	if testsHave(t, pkg, `"pgregory.net/rapid"`) {
 		args = append(args, "-rapid.nofailfile")
 	}
