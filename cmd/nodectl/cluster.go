@@ -407,7 +407,7 @@ it before it is used; the operator set in it is the one that you have pinned.`,
 	}
 	c.Flags().DurationVar(&expires, "expires", time.Hour, "the token works for `DURATION`")
 	c.Flags().StringVar(&name, "name", "", "`NAME` for the list of tokens")
-	c.Flags().StringVar(&via, "via", "", "`NODE` that the joiner shall ask; else the first in the cluster file")
+	c.Flags().StringVar(&via, "via", "", "`NODE` that the joiner shall ask; else the first in the cluster file that answers")
 	c.AddCommand(a.tokenList(), a.tokenRemove())
 	return c
 }

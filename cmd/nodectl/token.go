@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/keycustodian/keycustodian/node/api"
 	"github.com/keycustodian/keycustodian/node/client"
@@ -23,13 +24,7 @@ func (a *app) makeToken(ctx context.Context, request api.TokenCreateRequest, via
 	if err != nil {
 		return err
 	}
-	m := s.file.Cluster.Members[0]
-	if via != "" {
-		if m, err = s.member(ctx, via); err != nil {
-			return err
-		}
-	}
-	peer, err := s.joinAddress(ctx, m)
+	m, peer, err := s.sponsor(ctx, via)
 	if err != nil {
 		return err
 	}
@@ -58,19 +53,38 @@ func (a *app) makeToken(ctx context.Context, request api.TokenCreateRequest, via
 		func(w io.Writer) { row(w, text) })
 }
 
-// joinAddress is where a member listens to other nodes, which may be elsewhere
-// than its API.
-func (s *session) joinAddress(ctx context.Context, m api.Endpoint) (string, error) {
+// sponsor is the member that a joiner shall ask, and where it listens to other nodes,
+// which may be elsewhere than its API. Where none is named it is the first in the
+// cluster file that the answering node hears from, under the key that the file has.
+func (s *session) sponsor(ctx context.Context, via string) (api.Endpoint, string, error) {
+	candidates := s.file.Cluster.Members
+	if via != "" {
+		m, err := s.member(ctx, via)
+		if err != nil {
+			return m, "", err
+		}
+		candidates = []api.Endpoint{m}
+	}
 	var list api.Members
 	if err := s.do(ctx, api.MemberList, nil, &list); err != nil {
-		return "", err
+		return api.Endpoint{}, "", err
 	}
-	for _, member := range list.Members {
-		if member.ID == m.ID {
-			return member.Address, nil
+	member := func(m api.Endpoint) *api.Member {
+		if i := slices.IndexFunc(list.Members, func(member api.Member) bool { return member.ID == m.ID }); i >= 0 {
+			return &list.Members[i]
+		}
+		return nil
+	}
+	for _, m := range candidates {
+		if row := member(m); row != nil && row.Reachable && row.Fingerprint == m.Fingerprint {
+			return m, row.Address, nil
 		}
 	}
-	return "", fmt.Errorf("member %s is not in the list of members", m.Name)
+	m := candidates[0] // nobody knows better
+	if row := member(m); row != nil {
+		return m, row.Address, nil
+	}
+	return m, "", fmt.Errorf("member %s is not in the list of members", m.Name)
 }
 
 func (a *app) tokenList() *cobra.Command {
