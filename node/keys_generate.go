@@ -87,11 +87,16 @@ func (d *deviceRoom) reported() bool {
 	return ok && member.Device != nil && member.Device.Serial == d.serial()
 }
 
-// twoSlots takes a slot for the key and one for its proof. One creation at a
-// time waits for both: many that held one each could wait for ever. A retry goes
-// on with the object that its first try left.
+// twoSlots takes a slot for the key and one for its proof. Where they are not free,
+// one creation at a time waits for both: many that held one each could wait for
+// ever. A retry goes on with the object that its first try left.
 func (r *keyRoom) twoSlots(ctx context.Context, m *making) (slot, spare hsm.Slot, resumed *slotContent, err error) {
 	slots := r.node.device.slots
+	if !m.retry {
+		if slot, spare, ok := slots.takeTwo(); ok {
+			return slot, spare, nil, nil
+		}
+	}
 	if err := take(ctx, r.pairs); err != nil {
 		return 0, 0, nil, err
 	}

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// slotRun is how many slots are reserved at once: one file write for so
-	// many new keys.
-	slotRun = 64
+	// slotRun is how many slots are reserved at once, at least: one file write for
+	// so many new keys. Where a device has many, it is one in slotShare of them.
+	slotRun, slotShare = 64, 128
 	// evictionSample is how many keys that nobody uses are compared to find one
 	// to evict. Up to this number of keys the least recently used one goes.
 	evictionSample = 64
@@ -191,10 +191,8 @@ func (t *slotTable) take(ctx context.Context, evict bool) (hsm.Slot, error) {
 			t.mu.Unlock()
 			return 0, t.notOpen()
 		}
-		if n := len(t.free); n > 0 {
-			slot := t.free[n-1]
-			t.free = t.free[:n-1]
-			t.set(slot, slotContent{use: slotTaken})
+		if len(t.free) > 0 {
+			slot := t.takeFree()
 			t.mu.Unlock()
 			return slot, nil
 		}
@@ -220,6 +218,25 @@ func (t *slotTable) take(ctx context.Context, evict bool) (hsm.Slot, error) {
 			return 0, fmt.Errorf("node: all slots of the device are in use: %w", context.Cause(ctx))
 		}
 	}
+}
+
+// takeFree gives an empty slot that there is. With mu held.
+func (t *slotTable) takeFree() hsm.Slot {
+	last := len(t.free) - 1
+	slot := t.free[last]
+	t.free = t.free[:last]
+	t.set(slot, slotContent{use: slotTaken})
+	return slot
+}
+
+// takeTwo gives two empty slots where they are to be had without waiting.
+func (t *slotTable) takeTwo() (one, two hsm.Slot, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.isOpen || len(t.free) < 2 {
+		return 0, 0, false
+	}
+	return t.takeFree(), t.takeFree(), true
 }
 
 // busy tells whether some slot is taken and may become free. With mu held.

@@ -129,11 +129,11 @@ func (t *slotTable) reserve(ctx context.Context) error {
 	}
 	from, life := t.runs.last()+1, t.life
 	next, to := t.runs.clone(), hsm.Slot(t.count)
-	// Slots that others use are passed over; the run ends after slotRun of ours.
-	fresh := 0
+	// Slots that others use are passed over; the run ends after so many of ours.
+	fresh, run := 0, max(slotRun, t.count/slotShare)
 	for slot := from; slot <= to; slot++ {
 		if t.content[slot] == nil {
-			if fresh++; fresh == slotRun {
+			if fresh++; fresh == run {
 				to = slot
 			}
 		}

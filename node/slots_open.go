@@ -16,21 +16,20 @@ import (
 // nothing. Slots that an operation has taken or changed meanwhile are left as
 // that operation says.
 func (t *slotTable) open(ctx context.Context) error {
+	if t.areClean() {
+		return t.device.usable()
+	}
 	if err := take(ctx, t.opening); err != nil {
 		return err
 	}
 	defer give(t.opening)
-	if err := t.device.usable(); err != nil {
+	if err := t.device.usable(); err != nil || t.areClean() { // another one listed them
 		return err
 	}
 	health := t.device.health.Load()
 	t.mu.Lock()
-	clean := t.isOpen && t.doubts == 0
 	began, life := t.changes, t.life
 	t.mu.Unlock()
-	if clean {
-		return nil
-	}
 	runs, damage, err := readRuns(t.device.node.files, health.Info.Serial)
 	if err != nil {
 		return err
@@ -52,6 +51,13 @@ func (t *slotTable) open(ctx context.Context) error {
 	t.wake()
 	t.device.node.upkeep.wakeUp()
 	return nil
+}
+
+// areClean tells whether the table is open and knows what every slot holds.
+func (t *slotTable) areClean() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.isOpen && t.doubts == 0
 }
 
 func (t *slotTable) areOpen() bool {
