@@ -114,8 +114,8 @@ func KCVOf(s *Secret) KCV {
 
 // ProofQuorums returns the n-t+1 quorums that prove a sharing: the first t-1
 // holders with each of the others in turn, so that every holder is in one. When
-// each gives the same check value, then (unless dealers colluded) all quorums do:
-// t-1 points and the value at 0 fix the polynomial that the others lie on.
+// each gives the same check value, then all quorums do: t-1 points and the value at
+// 0 fix the polynomial that the others lie on.
 func ProofQuorums(plan *Plan) [][]NodeID {
 	var quorums [][]NodeID
 	for last := plan.Threshold - 1; last < len(plan.Holders); last++ {

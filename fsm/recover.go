@@ -59,7 +59,12 @@ func (*Recover) Kind() Kind { return KindRecover }
 
 // EncodeRecover returns a statement's bytes, for operators to sign by
 // [SignMessage].
-func EncodeRecover(s *RecoverStatement) ([]byte, error) { return marshal(s) }
+func EncodeRecover(s *RecoverStatement) ([]byte, error) {
+	if err := checkText("reason", s.Reason, MaxReason); err != nil {
+		return nil, err
+	}
+	return marshal(s)
+}
 
 // VerifyRecover tells whether a statement, in the exact bytes that were signed,
 // is approved by k distinct operators of a set, and returns it. A node asks this

@@ -17,9 +17,9 @@ import (
 // keyCurrentTerm is Raft's own name of its term in the stable store.
 const keyCurrentTerm = "CurrentTerm"
 
-// begin applies a recovery to a state, and lays the outcome as the beginning of
-// this node's log. The operators' signatures were checked before.
-func (s *Stopped) begin(machine *fsm.Machine, statement *fsm.RecoverStatement, body *fsm.Recover) error {
+// apply applies a recovery to a state in memory, which may refuse it: nothing of the
+// node has changed yet. The operators' signatures were checked before.
+func (s *Stopped) apply(machine *fsm.Machine, statement *fsm.RecoverStatement, body *fsm.Recover) error {
 	by, ok := machine.State().Member(statement.Node)
 	if !ok {
 		return fmt.Errorf("node %v, which the operators named, is no member in that state", statement.Node)
@@ -32,10 +32,7 @@ func (s *Stopped) begin(machine *fsm.Machine, statement *fsm.RecoverStatement, b
 		return err
 	}
 	result := machine.Apply(statement.Index, encoded)
-	if err := errors.Join(result.Fatal, refusalOf(result)); err != nil {
-		return err
-	}
-	return s.lay(machine.State(), statement)
+	return errors.Join(result.Fatal, refusalOf(result))
 }
 
 // refusalOf is a result's refusal as an error that is nil where there is none.

@@ -104,7 +104,11 @@ func (s *Stopped) Recover(ctx context.Context, plan *RecoveryPlan, approvals []f
 	if statement.Index <= found.highest.Index || statement.Term <= found.highest.Term {
 		return errors.New("node: recover: a survivor has written to its log since the plan was made: make the plan anew")
 	}
-	if err := s.begin(r.Machine, statement, &fsm.Recover{Statement: plan.Statement, Approvals: approvals}); err != nil {
+	err = s.apply(r.Machine, statement, &fsm.Recover{Statement: plan.Statement, Approvals: approvals})
+	if err == nil {
+		err = s.lay(r.State(), statement)
+	}
+	if err != nil {
 		return fmt.Errorf("node: recover: %w", err)
 	}
 	return nil

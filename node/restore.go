@@ -175,13 +175,16 @@ func (s *Stopped) restore(ctx context.Context, plan *RecoveryPlan, approvals []f
 	if err := s.wantSilence(ctx, view, statement.Term); err != nil {
 		return err
 	}
+	if err := s.apply(b.Machine, statement, &fsm.Recover{Statement: plan.Statement, Approvals: approvals, Sharing: plan.Sharing}); err != nil {
+		return err
+	}
 	if err := s.setAuditAside(view, statement.Incarnation); err != nil {
 		return err
 	}
 	if err := s.forget(); err != nil { // before the new log has its place: whoever has begun was not removed
 		return err
 	}
-	return s.begin(b.Machine, statement, &fsm.Recover{Statement: plan.Statement, Approvals: approvals, Sharing: plan.Sharing})
+	return s.lay(b.Machine.State(), statement)
 }
 
 // forget drops what the node knew that the restore overrules: its removal, and how

@@ -1,7 +1,13 @@
 package node_test
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -381,4 +387,49 @@ func TestRestoreOverForgedNumbers(t *testing.T) {
 		works(t, d.Leader(), "k-0")
 		runs(t, d.Members...)
 	})
+}
+
+// A restore that the backup's own state refuses, at the very end, has changed no file.
+func TestARestoreThatTheStateRefusesChangesNothing(t *testing.T) {
+	c := nodetest.StartWith(t, 3, nodetest.Options{Dir: t.TempDir()})
+	file := backedUp(t, c)
+	m := c.Members[0]
+	c.Eventually("it has noted how far others are", func() bool {
+		_, err := os.Stat(filepath.Join(m.Config.Dir, "peers"))
+		return err == nil
+	})
+	for _, other := range c.Members {
+		other.Close()
+	}
+	restoreRefused(t, c, m, file, "reason holds control characters", node.RestoreOptions{Reason: "two\nlines"})
+	plan, err := planRestore(t, c, m, file, node.RestoreOptions{AcceptLoss: true, Reason: "two lines"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan.Statement = bytes.Replace(plan.Statement, []byte("two lines"), []byte("two\nlines"), 1)
+	before := folderContent(t, m.Config.Dir)
+	if err := carryOut(t, c, m, file, plan, signedBy(t, plan, c.Operators[0])); err == nil || !strings.Contains(err.Error(), "control characters") {
+		t.Errorf("%v", err)
+	}
+	if after := folderContent(t, m.Config.Dir); !maps.Equal(before, after) {
+		t.Errorf("before: %v\nafter: %v", before, after)
+	}
+}
+
+// folderContent is what lies in a folder: hashes by path.
+func folderContent(t *testing.T, dir string) map[string][32]byte {
+	t.Helper()
+	content := map[string][32]byte{}
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		content[path] = sha256.Sum256(data)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
 }

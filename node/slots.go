@@ -114,11 +114,11 @@ func (t *slotTable) reset() {
 func (t *slotTable) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.life++ // also where a listing under way would open it
 	if !t.isOpen {
 		return
 	}
 	t.isOpen = false
-	t.life++
 	for ref, r := range t.held {
 		r.pins.Add(-1 << 30)
 		t.residents.Delete(ref)
