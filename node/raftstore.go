@@ -44,8 +44,8 @@ func openStores(dir string, memory *memoryStores, logger hclog.Logger) (*raftSto
 	return openStoresFor(dir, memory, logger, false)
 }
 
-// readStores opens the stores that are in dir for a look: not a byte in there
-// changes, since what is looked for may be a reason to refuse.
+// readStores opens the stores that are in dir for a look: no file in there changes,
+// since what is looked for may be a reason to refuse. A log that is missing is empty.
 func readStores(dir string, memory *memoryStores, logger hclog.Logger) (*raftStores, error) {
 	stores, err := openStoresFor(dir, memory, logger, true)
 	if err == nil {
@@ -71,6 +71,15 @@ func openStoresFor(dir string, memory *memoryStores, logger hclog.Logger, readOn
 			close:     func() error { return nil }}, nil
 	}
 	path := filepath.Join(dir, "log.db")
+	if info, err := os.Stat(path); readOnly && (errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0) {
+		snapshots, err := openSnapshots(dir, logger, readOnly)
+		if err != nil {
+			return nil, err
+		}
+		empty := new(memoryStores).open()
+		return &raftStores{log: &watchedLog{LogStore: empty.log}, stable: &voteStore{StableStore: empty.log},
+			snapshots: snapshots, path: path, close: func() error { return nil }}, nil
+	}
 	bolt, err := openBolt(path, readOnly)
 	if err != nil {
 		return nil, err
@@ -96,6 +105,9 @@ func openBolt(path string, readOnly bool) (store *raftboltdb.BoltStore, err erro
 	defer func() {
 		// bbolt panics over some kinds of damage instead of returning an error.
 		if cause := recover(); cause != nil {
+			if store != nil {
+				store.Close()
+			}
 			store, err = nil, &DamagedLogError{Path: path, Cause: fmt.Errorf("%v", cause)}
 		}
 	}()

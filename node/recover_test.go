@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -381,4 +382,32 @@ func TestRecoverVoidsWhatIsOpen(t *testing.T) {
 		}
 		works(t, c.Members[0], "k")
 	})
+}
+
+// Where the log's file is missing or empty a node says that its log is gone, and what
+// to do, and none is made.
+func TestRecoverSaysThatTheLogIsGone(t *testing.T) {
+	c := nodetest.StartWith(t, 1, nodetest.Options{Dir: t.TempDir(), Blank: true})
+	m := c.Members[0]
+	m.Close()
+	log := filepath.Join(m.Config.Dir, "raft", "log.db")
+	for what, spoil := range map[string]func() error{
+		"empty":   func() error { return os.Truncate(log, 0) },
+		"missing": func() error { return os.RemoveAll(log) },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		s := offline(t, c, m)
+		_, err := s.PlanRecovery(t.Context(), node.RecoverOptions{})
+		if err == nil || !strings.Contains(err.Error(), "this node's log is gone") {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if info, err := os.Stat(log); err == nil && info.Size() > 0 {
+			t.Errorf("%s: it has %d bytes again", what, info.Size())
+		}
+	}
 }
