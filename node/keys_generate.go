@@ -92,10 +92,8 @@ func (d *deviceRoom) reported() bool {
 // ever. A retry goes on with the object that its first try left.
 func (r *keyRoom) twoSlots(ctx context.Context, m *making) (slot, spare hsm.Slot, resumed *slotContent, err error) {
 	slots := r.node.device.slots
-	if !m.retry {
-		if slot, spare, ok := slots.takeTwo(); ok {
-			return slot, spare, nil, nil
-		}
+	if slot, spare, ok := slots.takeTwo(m.request); ok {
+		return slot, spare, nil, nil
 	}
 	if err := take(ctx, r.pairs); err != nil {
 		return 0, 0, nil, err
@@ -206,6 +204,9 @@ func (t *slotTable) orphan(slot hsm.Slot, tag objectTag, object hsm.Object) {
 func (t *slotTable) claimOrphan(request fsm.RequestID) (hsm.Slot, *slotContent) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.unclaimed[request] == 0 {
+		return 0, nil
+	}
 	for slot, c := range t.content {
 		if c.use == slotOrphan && c.tag.request == request {
 			t.set(slot, slotContent{use: slotTaken, tag: c.tag})

@@ -45,20 +45,21 @@ type slotTable struct {
 	opening   chan struct{} // one enumeration at a time
 	reserving chan struct{} // one change of the file at a time
 
-	mu      sync.Mutex
-	isOpen  bool
-	life    uint64 // counts closings
-	count   int    // slots of the device
-	changes uint64 // counts changes of content
-	content map[hsm.Slot]*slotContent
-	doubts  int                           // slots whose content is in doubt
-	held    map[fsm.VersionRef]*residence // the same as residents
-	found   map[fsm.VersionRef]hsm.Slot   // of an object that is not proven yet
-	loads   map[fsm.VersionRef]*keyLoad
-	runs    slotRuns
-	damaged error // what was wrong with the file of the runs
-	free    []hsm.Slot
-	freed   chan struct{} // closed when a slot may have become free
+	mu        sync.Mutex
+	isOpen    bool
+	life      uint64 // counts closings
+	count     int    // slots of the device
+	changes   uint64 // counts changes of content
+	content   map[hsm.Slot]*slotContent
+	unclaimed map[fsm.RequestID]int         // orphans of each request
+	doubts    int                           // slots whose content is in doubt
+	held      map[fsm.VersionRef]*residence // the same as residents
+	found     map[fsm.VersionRef]hsm.Slot   // of an object that is not proven yet
+	loads     map[fsm.VersionRef]*keyLoad
+	runs      slotRuns
+	damaged   error // what was wrong with the file of the runs
+	free      []hsm.Slot
+	freed     chan struct{} // closed when a slot may have become free
 }
 
 // residence is a proven key in a slot.
@@ -102,7 +103,7 @@ func newSlotTable(d *deviceRoom) *slotTable {
 }
 
 func (t *slotTable) reset() {
-	t.content, t.doubts = make(map[hsm.Slot]*slotContent), 0
+	t.content, t.unclaimed, t.doubts = make(map[hsm.Slot]*slotContent), make(map[fsm.RequestID]int), 0
 	t.held = make(map[fsm.VersionRef]*residence)
 	t.found = make(map[fsm.VersionRef]hsm.Slot)
 	t.loads = make(map[fsm.VersionRef]*keyLoad)
@@ -167,15 +168,27 @@ func (t *slotTable) set(slot hsm.Slot, c slotContent) {
 	t.changes++
 	c.since = t.changes
 	t.content[slot] = &c
-	if c.use == slotDoubtful {
+	switch c.use {
+	case slotDoubtful:
 		t.doubts++
+	case slotOrphan:
+		t.unclaimed[c.tag.request]++
 	}
 }
 
 // unset forgets a slot: it is empty. With mu held.
 func (t *slotTable) unset(slot hsm.Slot) {
-	if c := t.content[slot]; c != nil && c.use == slotDoubtful {
+	c := t.content[slot]
+	if c == nil {
+		return
+	}
+	switch c.use {
+	case slotDoubtful:
 		t.doubts--
+	case slotOrphan:
+		if t.unclaimed[c.tag.request]--; t.unclaimed[c.tag.request] == 0 {
+			delete(t.unclaimed, c.tag.request)
+		}
 	}
 	delete(t.content, slot)
 }
@@ -229,11 +242,12 @@ func (t *slotTable) takeFree() hsm.Slot {
 	return slot
 }
 
-// takeTwo gives two empty slots where they are to be had without waiting.
-func (t *slotTable) takeTwo() (one, two hsm.Slot, ok bool) {
+// takeTwo gives two empty slots where they are to be had without waiting, and the
+// request has no object yet.
+func (t *slotTable) takeTwo(request fsm.RequestID) (one, two hsm.Slot, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.isOpen || len(t.free) < 2 {
+	if !t.isOpen || len(t.free) < 2 || t.unclaimed[request] > 0 {
 		return 0, 0, false
 	}
 	return t.takeFree(), t.takeFree(), true
