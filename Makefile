@@ -47,8 +47,8 @@ fuzz: ## every fuzz target for FUZZTIME
 		done; \
 	done
 
-bench:
-	go test -run '^$$' -bench . -benchtime 1s ./...
+bench: ## the figures of docs/performance.md, on a machine that does nothing else: about an hour
+	go test -run '^$$' -bench . -benchtime 1s -p 1 -timeout 90m ./...
 
 fire: deps ## five nodes under load, and all that can befall them: minutes; as root, for disks of its own
 	go test -timeout 15m -tags faults -run '^TestFire$$' -v ./cmd/nodectl
