@@ -26,7 +26,7 @@ var allowed = map[string]string{
 	"node/api":        "",
 	"node": "dkek fsm hsm hsm/keyblob hsm/soft transport node/api internal/secret github.com/hashicorp/raft github.com/hashicorp/raft-boltdb/v2 " +
 		"github.com/hashicorp/go-hclog go.etcd.io/bbolt github.com/fxamacker/cbor/v2 github.com/prometheus/client_golang golang.org/x/sync golang.org/x/sys",
-	"node/client":   "node/api",
+	"node/client":   "node/api golang.org/x/sync",
 	"node/nodetest": "node node/api node/client fsm dkek hsm hsm/soft hsm/hsmtest transport internal/secret",
 	"cmd/nodectl": "node node/api node/client fsm dkek transport hsm hsm/drivers hsm/soft internal/secret filippo.io/age " +
 		"github.com/spf13/cobra go.yaml.in/yaml/v3 golang.org/x/term golang.org/x/sys",

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -73,10 +74,35 @@ func (c *Client) whileAlive(req *http.Request, w watcher) (*http.Response, conte
 	return answer, stop, nil
 }
 
-// alive asks a request's node whether its process runs.
+// alive waits for a sign of life from a request's node. One that is refused says
+// little: a client key may have all the connections that it may have.
 func (c *Client) alive(ctx context.Context, req *http.Request) error {
 	ctx, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
+	var refused error
+	for ctx.Err() == nil {
+		// One question at a time, whose answer is for all who wait for the node: it
+		// does not end with the request that happened to ask it.
+		asked := c.asking.DoChan(req.URL.Host, func() (any, error) {
+			return nil, c.askAlive(context.WithoutCancel(ctx), req)
+		})
+		select {
+		case answer := <-asked:
+			if refused = answer.Err; refused == nil {
+				return nil
+			}
+		case <-ctx.Done():
+		}
+	}
+	return cmp.Or(refused, ctx.Err())
+}
+
+// askAlive asks a request's node once whether its process runs. A refusal takes as
+// long as the wait for the next question.
+func (c *Client) askAlive(ctx context.Context, req *http.Request) error {
+	ctx, cancel := context.WithTimeout(ctx, c.patience)
+	defer cancel()
+	next := time.After(c.silence)
 	at := *req.URL
 	at.Path, at.RawQuery = c.routes[api.HealthAlive].Path, ""
 	question, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
@@ -85,6 +111,7 @@ func (c *Client) alive(ctx context.Context, req *http.Request) error {
 	}
 	answer, err := c.probe.Do(question)
 	if err != nil {
+		<-next
 		return err
 	}
 	return answer.Body.Close()

@@ -29,6 +29,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/keycustodian/keycustodian/node/api"
 )
 
@@ -81,9 +83,10 @@ type Client struct {
 	cluster  string
 	timeout  time.Duration
 	http     *http.Client
-	probe    *http.Client  // for signs of life
-	silence  time.Duration // before the first is asked for
-	patience time.Duration // with one, and between them
+	probe    *http.Client       // for signs of life
+	asking   singleflight.Group // for a sign of life; by host
+	silence  time.Duration      // before the first is asked for
+	patience time.Duration      // with one, and between them
 	routes   map[string]api.Route
 
 	mu        sync.Mutex

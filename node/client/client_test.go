@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -117,7 +118,6 @@ func TestRequestIDOfTheCaller(t *testing.T) {
 // A change that may have been made says so, and under which ID: also where the
 // next address refuses. What reached nobody, or changes nothing, is no such case.
 func TestOutcomeUnknown(t *testing.T) {
-	hangUp := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 	cut := start(t, map[string]answer{api.KeyRotate: hangUp, api.KeyShow: hangUp})
 	slow := start(t, map[string]answer{api.KeyRotate: refuse(api.CodeTimeout)})
 	alone := start(t, map[string]answer{api.KeyRotate: refuse(api.CodeNoQuorum)})
@@ -179,6 +179,8 @@ func TestContextEndsACall(t *testing.T) {
 	}
 }
 
+func hangUp(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+
 // standingStill takes requests, does what it is to do with the first of them, and
 // answers when it is released.
 func standingStill(t *testing.T, route string, first func()) (f *fake, release func()) {
@@ -201,7 +203,12 @@ func standingStill(t *testing.T, route string, first func()) (f *fake, release f
 func TestSilence(t *testing.T) {
 	asked := make(chan struct{})
 	var once sync.Once
-	still, _ := standingStill(t, api.KeyRotate, func() {})
+	still, release := standingStill(t, api.KeyRotate, func() {})
+	refusing := start(t, map[string]answer{
+		api.HealthAlive: hangUp,
+		api.KeyRotate:   still.Config.Handler.ServeHTTP,
+	})
+	t.Cleanup(release)
 	slow := start(t, map[string]answer{
 		api.HealthAlive: func(w http.ResponseWriter, r *http.Request) {
 			say(api.Health{})(w, r)
@@ -212,11 +219,81 @@ func TestSilence(t *testing.T) {
 			say(api.Key{Newest: 3})(w, r)
 		},
 	})
-	c := dial(t, client.Config{Addresses: []string{still.address(), slow.address()}, Members: []string{still.fingerprint, slow.fingerprint}})
+	c := dial(t, client.Config{Addresses: []string{still.address(), refusing.address(), slow.address()},
+		Members: []string{still.fingerprint, refusing.fingerprint, slow.fingerprint}})
 	c.SetPatience(10*time.Millisecond, time.Second) // which a machine that is busy may take for a handshake
 	var key api.Key
 	if _, err := c.Do(t.Context(), api.KeyRotate, api.KeyRequest{Key: "k"}, &key); err != nil || key.Newest != 3 {
 		t.Fatalf("%+v, %v", key, err)
+	}
+}
+
+// A node that refuses one more connection, as to a key that has all it may have, is
+// not one that stands still.
+func TestARefusedSignOfLifeIsAskedForAgain(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		request any
+	}{
+		{api.KeySign, api.SignRequest{Key: "k"}},
+		{api.KeyRotate, api.KeyRequest{Key: "k"}},
+	} {
+		var refused atomic.Int32
+		often := make(chan struct{})
+		enough := sync.OnceFunc(func() { close(often) })
+		f := start(t, map[string]answer{
+			api.HealthAlive: func(w http.ResponseWriter, r *http.Request) {
+				if refused.Add(1) == 3 {
+					enough()
+				}
+				hangUp(w, r)
+			},
+			c.name: func(w http.ResponseWriter, r *http.Request) {
+				<-often
+				say(struct{}{})(w, r)
+			},
+		})
+		t.Cleanup(enough)
+		asker := dial(t, client.Config{Addresses: []string{f.address()}, Members: []string{f.fingerprint}})
+		asker.SetPatience(time.Millisecond, time.Hour)
+		if _, err := asker.Do(t.Context(), c.name, c.request, nil); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// One question for a sign of life serves all who wait for the node.
+func TestASignOfLifeIsShared(t *testing.T) {
+	const requests = 16
+	still, _ := standingStill(t, api.KeySign, func() {})
+	var all sync.WaitGroup // requests that went on to the next node
+	all.Add(requests)
+	good := start(t, map[string]answer{api.KeySign: func(w http.ResponseWriter, r *http.Request) {
+		all.Done()
+		all.Wait()
+		say(api.SignResponse{Key: "k"})(w, r)
+	}})
+	c := dial(t, client.Config{Addresses: []string{still.address(), good.address()}, Members: []string{still.fingerprint, good.fingerprint}})
+	c.SetPatience(10*time.Millisecond, time.Hour)
+	var done sync.WaitGroup
+	for range requests {
+		done.Go(func() {
+			if _, err := c.Do(t.Context(), api.KeySign, api.SignRequest{Key: "k"}, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	done.Wait()
+	still.mu.Lock()
+	defer still.mu.Unlock()
+	asked := 0
+	for _, name := range still.calls {
+		if name == api.HealthAlive {
+			asked++
+		}
+	}
+	if asked > 1 {
+		t.Errorf("asked for a sign of life %d times", asked)
 	}
 }
 
