@@ -78,10 +78,14 @@ func WithRequestID(ctx context.Context, id [16]byte) context.Context {
 // once at most for each address: its error ends the try.
 //
 // Addresses are tried in turn until one answers with something other than
-// sealed, no quorum or unavailable. Where a node gives no sign of life for two
-// seconds, what changes nothing is asked of the next one too. The error is then an *[api.Error], an
-// *[UnreachableError], or ctx's; of a change that may have been made all the
-// same, it is within an *[OutcomeUnknownError].
+// sealed, no quorum or unavailable. A node that has not answered is asked for a
+// sign of life after a second, and every five seconds from then on. Where none comes
+// within a second, what changes nothing is asked of the next address too, unless
+// response is a func(io.Reader) error, and the first answer counts that is no
+// trouble of one node; where none comes within five, the node is given up.
+//
+// The error is then an *[api.Error], an *[UnreachableError], or ctx's; of a change
+// that may have been made all the same, it is within an *[OutcomeUnknownError].
 func (c *Client) Do(ctx context.Context, name string, request, response any) (Answer, error) {
 	route, ok := c.routes[name]
 	if !ok || route.Secrets != nil {
@@ -103,6 +107,7 @@ func (c *Client) ask(ctx context.Context, call *call, response any) (Answer, err
 	asking, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var refused error
+	var troubled outcome // the first, while another node may do better
 	r := c.newRound(call, response)
 	tries := make([]error, len(r.addresses))
 	for o, ok := r.next(asking); ok; o, ok = r.next(asking) {
@@ -126,13 +131,22 @@ func (c *Client) ask(ctx context.Context, call *call, response any) (Answer, err
 			tries[o.of] = err
 			continue
 		}
-		if !another(said.Code) {
+		switch {
+		case another(said.Code):
+			if refused == nil {
+				refused = said
+			}
+		case trouble(said.Code) && len(r.waiting) > 0:
+			if troubled.err == nil {
+				troubled.answer, troubled.err = o.answer, said
+			}
+		default:
 			c.answered(address)
 			return o.answer, said
 		}
-		if refused == nil {
-			refused = said
-		}
+	}
+	if troubled.err != nil {
+		return troubled.answer, troubled.err
 	}
 	if refused != nil { // a node that says why is worth more than silence
 		return Answer{}, refused
@@ -143,6 +157,17 @@ func (c *Client) ask(ctx context.Context, call *call, response any) (Answer, err
 // another reports whether another node may do better.
 func another(code api.Code) bool {
 	return code.Exit() == api.ExitRetry || code == api.CodeUnavailable
+}
+
+// trouble reports whether a code says more of the node and its device than of the
+// request.
+func trouble(code api.Code) bool {
+	switch code {
+	case api.CodeDevice, api.CodeInternal, api.CodeNoDKEK, api.CodeTimeout,
+		api.CodeWrongPIN, api.CodePINBlocked, api.CodeUnsupported:
+		return true
+	}
+	return false
 }
 
 // call is a request that can be sent more than once.

@@ -327,6 +327,59 @@ func TestAQuietNodeMayAnswerYet(t *testing.T) {
 	}
 }
 
+// What is wrong at one node alone ends nothing while a slow one may still answer, and
+// is the error where that does not. What is wrong with the request ends it.
+func TestATroubledNodeDoesNotSpeakForASlowOne(t *testing.T) {
+	for _, c := range []struct {
+		what string
+		bad  api.Code
+		last answer // of the slow node
+		want api.Code
+	}{
+		{"device", api.CodeDevice, say(api.SignResponse{Key: "late"}), ""},
+		{"internal", api.CodeInternal, say(api.SignResponse{Key: "late"}), ""},
+		{"no DKEK", api.CodeNoDKEK, say(api.SignResponse{Key: "late"}), ""},
+		{"timeout", api.CodeTimeout, say(api.SignResponse{Key: "late"}), ""},
+		{"nothing better", api.CodeDevice, hangUp, api.CodeDevice},
+		{"nothing better than sealed", api.CodeDevice, refuse(api.CodeSealed), api.CodeDevice},
+		{"something better", api.CodeDevice, refuse(api.CodeForbidden), api.CodeForbidden},
+		{"the request's fault", api.CodeForbidden, hangUp, api.CodeForbidden},
+	} {
+		released := make(chan struct{})
+		release := sync.OnceFunc(func() { close(released) })
+		slow := start(t, map[string]answer{
+			api.HealthAlive: func(http.ResponseWriter, *http.Request) { <-released },
+			api.KeySign: func(w http.ResponseWriter, r *http.Request) {
+				<-released
+				c.last(w, r)
+			},
+		})
+		t.Cleanup(release)
+		asked := make(chan struct{})
+		bad := start(t, map[string]answer{api.KeySign: func(w http.ResponseWriter, r *http.Request) {
+			close(asked)
+			refuse(c.bad)(w, r)
+		}})
+		// The next one is asked when the bad one's answer was looked at.
+		next := start(t, map[string]answer{api.KeySign: func(w http.ResponseWriter, r *http.Request) {
+			<-asked
+			release()
+			refuse(api.CodeNoQuorum)(w, r)
+		}})
+		asker := dial(t, client.Config{Addresses: []string{slow.address(), bad.address(), next.address()},
+			Members: []string{slow.fingerprint, bad.fingerprint, next.fingerprint}})
+		asker.SetPatience(50*time.Millisecond, time.Hour)
+		var signed api.SignResponse
+		_, err := asker.Do(t.Context(), api.KeySign, api.SignRequest{Key: "k"}, &signed)
+		if c.want == "" && (err != nil || signed.Key != "late") || c.want != "" && !isCode(err, c.want) {
+			t.Errorf("%s: %+v, %v", c.what, signed, err)
+		}
+		if first := asker.Addresses()[0]; c.bad != api.CodeForbidden && first != slow.address() {
+			t.Errorf("%s: the next request does not begin at the slow node", c.what)
+		}
+	}
+}
+
 // A sign of life that came over a connection of its own does not make it doubtful what
 // became of a change that never had one.
 func TestASignOfLifeIsNoConnection(t *testing.T) {
