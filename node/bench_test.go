@@ -104,11 +104,11 @@ func BenchmarkCreateP256(b *testing.B) {
 // and while the others have as many to take as are made meanwhile; "covered" is
 // how many a second are made and in every device.
 func BenchmarkCoverage(b *testing.B) {
-	const keys, writers = 4000, 64
+	const keys, writers, rounds = 2000, 64, 3
 	l := startCreates(b)
 	var deferred, running, covered []float64
 	for range b.N {
-		for range 5 {
+		for range rounds {
 			l.awaitCovered()
 			taken := l.takeNone()
 			deferred = append(deferred, rate(b, keys, writers, l.create))

@@ -94,6 +94,7 @@ func (c *crashes) inForce() (share string) {
 		clients[n] = c.client(n)
 	}
 	c.eventually("every holder has its share and no other", func(ctx context.Context) error {
+		share = "" // what was found before may be of the epoch before
 		for _, n := range c.nodes {
 			status, _, err := clients[n].Status(ctx)
 			if err != nil {
