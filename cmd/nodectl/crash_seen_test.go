@@ -14,7 +14,6 @@ import (
 	"strings"
 
 	"github.com/keycustodian/keycustodian/hsm"
-	"github.com/keycustodian/keycustodian/hsm/drivers"
 	"github.com/keycustodian/keycustodian/node/api"
 	"github.com/keycustodian/keycustodian/node/client"
 )
@@ -51,22 +50,7 @@ func (n *process) shares() []string {
 // dkek opens a stopped node's device and asks for its DKEK.
 func (n *process) dkek() hsm.DKEKStatus {
 	n.t.Helper()
-	ctx := n.t.Context()
-	token, err := drivers.Open(ctx, n.device())
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	defer token.Close()
-	pin, err := token.PIN(ctx)
-	if err == nil {
-		defer pin.Wipe()
-		err = token.Login(ctx, pin)
-	}
-	status, dkekErr := token.DKEK(ctx)
-	if err := errors.Join(err, dkekErr); err != nil {
-		n.t.Fatal(err)
-	}
-	return status
+	return askDevice(n, func(device hsm.Device) (hsm.DKEKStatus, error) { return device.DKEK(n.t.Context()) })
 }
 
 // others are the nodes but some.

@@ -393,6 +393,12 @@ func (p *processes) noOrphans(keys map[string]api.KeyVersion) {
 // objects opens a stopped node's device and lists it.
 func (n *process) objects() []hsm.Object {
 	n.t.Helper()
+	return askDevice(n, func(device hsm.Device) ([]hsm.Object, error) { return device.List(n.t.Context()) })
+}
+
+// askDevice opens a stopped node's device, logged in, for one question.
+func askDevice[T any](n *process, ask func(hsm.Device) (T, error)) T {
+	n.t.Helper()
 	ctx := n.t.Context()
 	token, err := drivers.Open(ctx, n.device())
 	if err != nil {
@@ -404,9 +410,9 @@ func (n *process) objects() []hsm.Object {
 		defer pin.Wipe()
 		err = token.Login(ctx, pin)
 	}
-	objects, listErr := token.List(ctx)
-	if err := errors.Join(err, listErr); err != nil {
+	answer, askErr := ask(token)
+	if err := errors.Join(err, askErr); err != nil {
 		n.t.Fatal(err)
 	}
-	return objects
+	return answer
 }

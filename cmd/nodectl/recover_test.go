@@ -65,12 +65,7 @@ func TestRecoverByCommandLine(t *testing.T) {
 	publics := map[string]crypto.PublicKey{}
 	for i := range 3 {
 		name := fmt.Sprintf("db/%d", i)
-		p.nodectl(nil, "key", "create", name, "--type", "ecdsa-p256")
-		key, err := p.client().Key(t.Context(), name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		publics[name] = key.Public()
+		publics[name] = p.made(name)
 	}
 	last := p.nodes[2]
 	p.eventually("the last one's device has all keys", func(ctx context.Context) error {

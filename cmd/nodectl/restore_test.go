@@ -30,12 +30,7 @@ func TestRestoreByCommandLine(t *testing.T) {
 	publics := map[string]crypto.PublicKey{}
 	for i := range 3 {
 		name := fmt.Sprintf("db/%d", i)
-		p.nodectl(nil, "key", "create", name, "--type", "ecdsa-p256")
-		key, err := p.client().Key(t.Context(), name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		publics[name] = key.Public()
+		publics[name] = p.made(name)
 	}
 	file, plan, signature := p.path("custodians.backup"), p.path("plan.json"), p.path("alice.sig")
 	p.nodectl(nil, "cluster", "backup", "--out", file)
